@@ -67,7 +67,7 @@ def _repr(self: Any) -> str:
             return f"{v}" if v.shape == () and not isinstance(v, jax.core.Tracer) else f"{v.dtype}{list(v.shape)}"
         if callable(v) and not dataclasses.is_dataclass(v):
             return getattr(v, "__qualname__", type(v).__name__)
-        if isinstance(v, dict | list | tuple) and not dataclasses.is_dataclass(v):
+        if isinstance(v, dict | list | tuple) and not hasattr(v, "_fields"):
             return jax.tree.map(show, v).__repr__() if len(jax.tree.leaves(v)) < 9 else type(v).__name__ + "(…)"
         return repr(v)
 

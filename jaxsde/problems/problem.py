@@ -156,7 +156,9 @@ def finite_sum(example_loss: Callable[[Any, Any], Any], data: PyTree, params: Py
     unequal lengths, or a loss or gradient that is not finite at `params`.
     """
     if not callable(example_loss):
-        raise TypeError(f"example_loss must be a function (params, example) -> scalar, got {type(example_loss).__name__}")
+        raise TypeError(
+            f"example_loss must be a function (params, example) -> scalar, got {type(example_loss).__name__}"
+        )
     start, unravel = _flatten(params)
     leaves = jax.tree.leaves(data)
     if not leaves:
@@ -171,8 +173,12 @@ def finite_sum(example_loss: Callable[[Any, Any], Any], data: PyTree, params: Py
     for path, leaf in jax.tree_util.tree_leaves_with_path(data):
         if np.issubdtype(np.asarray(leaf).dtype, np.floating) and not np.isfinite(np.asarray(leaf)).all():
             where = np.argwhere(~np.isfinite(np.asarray(leaf)))[0]
-            raise ValueError(f"data{jax.tree_util.keystr(path)} is not finite at {tuple(map(int, where))}: clean it first")
-    data = jax.tree.map(lambda a: jnp.asarray(a, start.dtype if np.issubdtype(np.asarray(a).dtype, np.floating) else None), data)
+            raise ValueError(
+                f"data{jax.tree_util.keystr(path)} is not finite at {tuple(map(int, where))}: clean it first"
+            )
+    data = jax.tree.map(
+        lambda a: jnp.asarray(a, start.dtype if np.issubdtype(np.asarray(a).dtype, np.floating) else None), data
+    )
     first = jax.tree.map(lambda a: a[0], data)
     _check_scalar(lambda p: example_loss(unravel(p), first), start, "example_loss(params, example)")
     problem = FiniteSum(data, start, example_loss, unravel, int(n), start.size)
@@ -270,7 +276,9 @@ def _check_scalar(f: Callable[[Any], Any], phi: Array, name: str) -> None:
         out = jax.eval_shape(f, phi)
     except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
         reason = str(error).split("\n", 1)[0]
-        raise TypeError(f"{name} cannot be traced by JAX ({reason}): write it with jax.numpy, without float() or if") from error
+        raise TypeError(
+            f"{name} cannot be traced by JAX ({reason}): write it with jax.numpy, without float() or if"
+        ) from error
     leaves = jax.tree.leaves(out)
     if len(leaves) != 1 or not hasattr(out, "shape") or out.shape != ():
         got = getattr(out, "shape", type(out).__name__)
@@ -291,7 +299,9 @@ def _check_finite(problem: FiniteSum | Potential) -> None:
     if not np.isfinite(gradient).all():
         i = int(np.flatnonzero(~np.isfinite(gradient))[0])
         where = ravel_names(problem)[i]
-        raise ValueError(f"the gradient at the initial point is {gradient[i]} in component {where}: start where it is finite")
+        raise ValueError(
+            f"the gradient at the initial point is {gradient[i]} in component {where}: start where it is finite"
+        )
 
 
 def ravel_names(problem: FiniteSum | Potential) -> list[str]:
