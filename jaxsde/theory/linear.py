@@ -1,0 +1,140 @@
+"""Second moments of linear dynamics: Lyapunov equations in continuous and discrete time, and with multiplicative noise.
+
+    continuous   A S + S Aᵀ + Q + F(S) = 0          dX = A X dt + noise of covariance Q + (what F makes of X) a unit time
+    discrete     S = A S Aᵀ + Q + F(S)              X' = A X + noise of the same kind a step
+
+F is a linear map that sends covariances to covariances (the part of the noise that grows with the position); F = 0 for
+constant noise. Both are S = G(Q + F(S)) with G the inverse of the equation without F, so one solver does for all: a stationary
+covariance exists iff A is stable and the spectral radius of G∘F, the `gain`, is below 1.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+import scipy.sparse.linalg
+from jaxtyping import Float
+
+from . import checks
+
+Feedback = Callable[[np.ndarray], np.ndarray]
+# Up to this many unknowns d(d+1)/2 the equations are solved as a matrix, beyond by Krylov methods on the operator.
+_DENSE = 600
+
+
+def lyapunov(a: Float[np.ndarray, "d d"], q: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d d"]:
+    """S with A S + S Aᵀ + Q = 0: the stationary covariance of dX = A X dt + Q^½ dW.
+
+    For SGD's SDE A = −H and Q = ηC, which is HS + SH = ηC. Q may have any rank.
+    Raises `ValueError` unless A is stable (every eigenvalue has a negative real part).
+    """
+    a = checks.square(a, None, "a")
+    return Equation(a, discrete=False).solve(checks.covariance(q, len(a), "q"))
+
+
+def discrete_lyapunov(a: Float[np.ndarray, "d d"], q: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d d"]:
+    """S with S = A S Aᵀ + Q: the stationary covariance of X' = A X + Q^½ z.
+
+    For constant-noise SGD A = I − ηH and Q = η²C, which is SH + HS − ηHSH = ηC. Q may have any rank.
+    Raises `ValueError` unless A is stable (every eigenvalue lies inside the unit circle).
+    """
+    a = checks.square(a, None, "a")
+    return Equation(a, discrete=True).solve(checks.covariance(q, len(a), "q"))
+
+
+@dataclass(frozen=True)
+class Equation:
+    """The second-moment equation of a linear system: A, discrete or continuous time, F (None for constant noise)."""
+
+    a: np.ndarray
+    discrete: bool
+    feedback: Feedback | None = None
+
+    def margin(self) -> float:
+        """The spectral radius (discrete) or abscissa (continuous) of A; stable below 1, or below 0."""
+        values = np.linalg.eigvals(self.a)
+        return float(np.abs(values).max()) if self.discrete else float(values.real.max())
+
+    def gain(self) -> float:
+        """Spectral radius of G∘F, below 1 iff the second moment is stable (given a stable A)."""
+        if self.feedback is None:
+            return 0.0
+        operator, size = self._operator()
+        if size <= _DENSE:
+            return float(np.abs(np.linalg.eigvals(operator @ np.eye(size))).max())
+        # G∘F sends covariances to covariances: its radius is an eigenvalue, with a covariance as eigenvector.
+        start = _pack(np.eye(len(self.a)))
+        values = scipy.sparse.linalg.eigs(operator, k=1, which="LM", v0=start, tol=1e-10, return_eigenvectors=False)
+        return float(np.abs(values).max())
+
+    def is_stable(self) -> bool:
+        """Whether a stationary covariance exists."""
+        return self.margin() < (1.0 if self.discrete else 0.0) and self.gain() < 1.0
+
+    def solve(self, q: np.ndarray) -> np.ndarray:
+        """The stationary covariance; `ValueError` when there is none."""
+        margin = self.margin()
+        if self.discrete and margin >= 1 - 1e-13:
+            raise ValueError(f"no stationary covariance: the mean is unstable (spectral radius {margin:.6g}, must be below 1)")
+        if not self.discrete and margin >= -1e-13 * np.abs(self.a).max():
+            raise ValueError(f"no stationary covariance: the drift is not stable (largest real part {margin:.6g}, must be below 0)")
+        without = self._invert(q)
+        if self.feedback is None:
+            return without
+        gain = self.gain()
+        if gain >= 1:
+            raise ValueError(
+                "no stationary covariance: the noise that grows with the position wins over the drift (mean-square gain "
+                f"{gain:.6g}, must be below 1); a smaller learning rate or a larger batch lowers it"
+            )
+        operator, size = self._operator()
+        if size <= _DENSE:
+            return _unpack(np.linalg.solve(np.eye(size) - operator @ np.eye(size), _pack(without)))
+        whole = scipy.sparse.linalg.LinearOperator((size, size), matvec=lambda v: v - operator @ v, dtype=np.float64)
+        solution, failed = scipy.sparse.linalg.gmres(whole, _pack(without), rtol=1e-13, restart=100, maxiter=50)
+        if failed:
+            raise ValueError(f"the second-moment equation of {size} unknowns did not converge (gain {gain:.6g}, close to 1)")
+        return _unpack(solution)
+
+    def _operator(self) -> tuple[scipy.sparse.linalg.LinearOperator, int]:
+        size = len(self.a) * (len(self.a) + 1) // 2
+        assert self.feedback is not None
+        feedback = self.feedback
+
+        def apply(v: np.ndarray) -> np.ndarray:
+            return _pack(self._invert(feedback(_unpack(v.ravel()))))
+
+        return scipy.sparse.linalg.LinearOperator((size, size), matvec=apply, dtype=np.float64), size
+
+    def _invert(self, q: np.ndarray) -> np.ndarray:
+        """G(Q), the solution without feedback."""
+        a = self.a
+        if np.array_equal(a, a.T):
+            values, vectors = self._eigen
+            rates = 1 - np.outer(values, values) if self.discrete else -(values[:, None] + values)
+            return vectors @ ((vectors.T @ q @ vectors) / rates) @ vectors.T
+        solution = scipy.linalg.solve_discrete_lyapunov(a, q) if self.discrete else scipy.linalg.solve_continuous_lyapunov(a, -q)
+        return (solution + solution.T) / 2
+
+    @functools.cached_property
+    def _eigen(self) -> tuple[np.ndarray, np.ndarray]:
+        return np.linalg.eigh(self.a)
+
+
+def _pack(matrix: np.ndarray) -> np.ndarray:
+    """The lower triangle as a vector, off-diagonal entries times √2 so that the inner product is kept."""
+    rows, columns = np.tril_indices(len(matrix))
+    return matrix[rows, columns] * np.where(rows == columns, 1.0, np.sqrt(2.0))
+
+
+def _unpack(packed: np.ndarray) -> np.ndarray:
+    """The symmetric matrix of `_pack`."""
+    dim = (int(np.sqrt(8 * packed.size + 1)) - 1) // 2
+    rows, columns = np.tril_indices(dim)
+    matrix = np.zeros((dim, dim))
+    matrix[rows, columns] = packed / np.where(rows == columns, 1.0, np.sqrt(2.0))
+    return matrix + np.tril(matrix, -1).T
