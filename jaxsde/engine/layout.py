@@ -1,0 +1,126 @@
+"""How chains are laid out: groups -> rows -> tiles, and what that costs in memory. Host arithmetic on Python ints.
+
+A *group* is the statistical unit: chains of near-equal number whose merged accumulator is one jackknife sample. A *row* is
+what fits beside it in cache: a group, or a part of a large one. A *tile* is a stack of rows that one launch of the compiled
+program advances. Lanes of a row beyond its number of chains are dead from the start. A chain's identity is its number alone
+(0 … chains − 1), so the layout cannot change what a chain does.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+# Numbers that one step of one tile may hold at once on a CPU: about half of a core's second-level cache in float32.
+_CACHE_NUMBERS = 1 << 17
+_LANES = 16  # a row is a multiple of this many chains, so that no vector loop has a remainder
+
+
+class Layout(NamedTuple):
+    """chains = Σ counts; `counts` and `first` are per row; `rows_per_tile` rows are advanced together."""
+
+    chains: int
+    group_sizes: tuple[int, ...]
+    row_group: tuple[int, ...]
+    first: tuple[int, ...]
+    counts: tuple[int, ...]
+    width: int
+    rows_per_tile: int
+
+    @property
+    def rows(self) -> int:
+        return len(self.counts)
+
+    @property
+    def tiles(self) -> list[tuple[int, int]]:
+        """Half-open ranges of rows."""
+        return [(a, min(a + self.rows_per_tile, self.rows)) for a in range(0, self.rows, self.rows_per_tile)]
+
+    def ids(self, a: int, b: int) -> tuple[np.ndarray, np.ndarray]:
+        """The 64-bit chain numbers of rows a … b − 1, padded to a whole tile, as (low, high) uint32 words [lanes]."""
+        first = np.zeros(self.rows_per_tile, np.uint64)
+        first[: b - a] = self.first[a:b]
+        ids = (first[:, None] + np.arange(self.width, dtype=np.uint64)).ravel()
+        return (ids & np.uint64(0xFFFFFFFF)).astype(np.uint32), (ids >> np.uint64(32)).astype(np.uint32)
+
+    def lanes(self) -> np.ndarray:
+        """Which lanes hold a chain: bool[rows, width]."""
+        return np.arange(self.width)[None, :] < np.asarray(self.counts)[:, None]
+
+
+def plan(chains: int, groups: int, lane_numbers: int, platform: str, workers: int) -> Layout:
+    """The layout of `chains` chains in `groups` groups when one chain's step holds `lane_numbers` numbers."""
+    groups = min(groups, chains)
+    sizes = tuple(chains // groups + (g < chains % groups) for g in range(groups))
+    widest = max(_LANES, min(8192, _CACHE_NUMBERS // max(1, lane_numbers)) // _LANES * _LANES)
+    if platform != "cpu":
+        widest = 1 << 20
+    parts = math.ceil(sizes[0] / widest)
+    width = math.ceil(math.ceil(sizes[0] / parts) / _LANES) * _LANES
+    row_group, first, counts, start = [], [], [], 0
+    for g, size in enumerate(sizes):
+        for p in range(parts):
+            a, b = p * size // parts, (p + 1) * size // parts
+            row_group.append(g)
+            first.append(start + a)
+            counts.append(b - a)
+        start += size
+    # Enough tiles that every worker has one, however few the chains.
+    per_tile = max(1, min(widest // width, math.ceil(len(counts) / workers)))
+    return Layout(chains, sizes, tuple(row_group), tuple(first), tuple(counts), width, per_tile)
+
+
+def lane_numbers(step: Any, *avals: Any) -> int:
+    """The most numbers that one step of one chain holds in a single intermediate array, from its jaxpr."""
+    largest = 1
+
+    def walk(jaxpr: Any) -> None:
+        nonlocal largest
+        for equation in jaxpr.eqns:
+            inner = [p for v in equation.params.values() for p in (v if isinstance(v, tuple | list) else (v,))]
+            nested = [p for p in inner if hasattr(p, "eqns") or hasattr(p, "jaxpr")]
+            for p in nested:
+                walk(p.jaxpr if hasattr(p, "jaxpr") else p)
+            # The data itself is an argument that all chains share: only what depends on the chain counts.
+            for out in equation.outvars:
+                largest = max(largest, math.prod(getattr(out.aval, "shape", ())))
+
+    walk(jax.make_jaxpr(step)(*avals).jaxpr)
+    return largest
+
+
+def available_bytes(device: Any) -> int | None:
+    """Memory that a run may still take: the device's own count, or what the kernel says is available. None if unknown."""
+    if device.platform != "cpu":
+        stats = device.memory_stats() or {}
+        if "bytes_limit" in stats:
+            return int(stats["bytes_limit"]) - int(stats.get("bytes_in_use", 0))
+    try:
+        with open("/proc/meminfo") as f:
+            kilobytes = next(int(line.split()[1]) for line in f if line.startswith("MemAvailable"))
+        return kilobytes * 1024
+    except (OSError, StopIteration, ValueError):
+        return None
+
+
+def check_memory(layout: Layout, row_bytes: int, device: Any) -> None:
+    """`MemoryError` with the largest number of chains that fits, before anything is allocated."""
+    free = available_bytes(device)
+    need = row_bytes * layout.rows * 2  # the run before and after a chunk
+    if free is not None and need > 0.8 * free:
+        fits = int(layout.chains * 0.8 * free / need)
+        raise MemoryError(
+            f"{layout.chains} chains with these statistics need {need / 1e9:.1f} GB and {free / 1e9:.1f} GB are free: "
+            f"at most about {max(fits, 1)} chains fit"
+        )
+
+
+def workers(platform: str) -> int:
+    """Host threads that launch tiles: one for each core on a CPU, one on a device that runs its own queue."""
+    if platform != "cpu":
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
