@@ -91,7 +91,7 @@ explain() {  # the likely cause, from the log, in one sentence
   if has 'no space left|disk quota'; then die 74 "$1: the disk is full"; fi
   if has 'do not match the hashes|hash mismatch'; then die 69 "$1: a download is not the file that was locked; see $log"; fi
   if has 'connection|name resolution|network is unreachable|timed out|error sending request'; then
-    die 69 "$1: no network? It is needed this once; see $log"
+    die 69 "$1: no network, which the first start needs; see $log"
   fi
   die 69 "$1; see $log"
 }
