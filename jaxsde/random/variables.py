@@ -1,0 +1,93 @@
+"""From uint32 words to random variables: normals, signs, three-point variables, integers below n."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, UInt32
+
+from .philox import multiply
+
+_u32 = np.uint32
+
+_LOG = (  # of log(1 + f) = f - f²/2 + f³·P(f) on [√½ - 1, √2 - 1]: Cephes logf (Moshier)
+    7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1,
+    -1.6668057665e-1, 2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1,
+)  # fmt: skip
+_SIN = (-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1)  # Cephes sinf, cosf on [-π/4, π/4]
+_COS = (2.443315711809948e-5, -1.388731625493765e-3, 4.166664568298827e-2, -0.5, 1.0)
+
+
+def box_muller(a: UInt32[Array, "..."], b: UInt32[Array, "..."], dtype: Any = np.float32) -> tuple[Array, Array]:
+    """Two independent standard normals from two words, without a branch (Box and Muller 1958).
+
+        √(-2 log u) (±cos s, ±sin s) or with the two swapped,    u = (a + ½) 2^-32,    s = π/4 · b 2^-31
+
+    with `b` read as signed; its three lowest bits choose the signs and the swap. All 32 bits of `a` count, so |z| reaches
+    √(2 log 2^33) = 6.76 (24 bits would end at 5.9). In float32 u is kept as u - 1 where it is near 1, and log, sin and
+    cos are polynomials; the result is within 1e-6 of the float64 one from the same words, never subnormal or NaN.
+    """
+    w = _signed_uniform(a, dtype)
+    angle = lax.bitcast_convert_type(b, jnp.int32).astype(dtype) * np.asarray(np.pi / 4 / 2**31, dtype)
+    if np.dtype(dtype) == np.float64:
+        log = jnp.log1p(jnp.where(w < 0, w, w - 1.0))
+        sin, cos = jnp.sin(angle), jnp.cos(angle)
+    else:
+        log = _log(w)
+        square = angle * angle
+        sin = angle + angle * (square * _horner(square, _SIN))
+        cos = _horner(square, _COS)
+    radius = jnp.sqrt(np.asarray(-2.0, dtype) * log)
+    swap = (b & _u32(1)) != 0
+    first, second = radius * jnp.where(swap, sin, cos), radius * jnp.where(swap, cos, sin)
+    # signs last, by a select: a product as the last step could be fused, unrounded, into the sum that uses it
+    return jnp.where((b & _u32(2)) != 0, -first, first), jnp.where((b & _u32(4)) != 0, -second, second)
+
+
+def _signed_uniform(a: Array, dtype: Any) -> Array:
+    """u = (a + ½) 2^-32 where it is below ½ and u - 1 where it is not: either way with full relative precision."""
+    scale, half = np.asarray(2.0**-32, dtype), np.asarray(2.0**-33, dtype)
+    return lax.bitcast_convert_type(a, jnp.int32).astype(dtype) * scale + half
+
+
+def _log(w: Array) -> Array:
+    """log u in float32 from w = u (w > 0) or u - 1 (w < 0). No sum has two products: fusing multiply-adds has one way."""
+    f32 = np.float32
+    u = w + jnp.where(w < 0, f32(1), f32(0))
+    bits = lax.bitcast_convert_type(u, jnp.int32)
+    exponent = (bits - np.int32(0x3F3504F3)) >> np.int32(23)
+    mantissa = lax.bitcast_convert_type(bits - (exponent << np.int32(23)), jnp.float32)
+    f = jnp.where(exponent == 0, w, mantissa - f32(1))  # with exponent 0, u is above √½, so w is u - 1, unrounded
+    y = f + (f * f) * (f * _horner(f, _LOG) - f32(0.5))
+    return exponent.astype(jnp.float32) * f32(np.log(2)) + y
+
+
+def _horner(x: Array, coefficients: tuple[float, ...]) -> Array:
+    p: Any = np.asarray(coefficients[0], x.dtype)
+    for c in coefficients[1:]:
+        p = p * x + np.asarray(c, x.dtype)
+    return p
+
+
+def signs(words: UInt32[Array, "r w c"], dtype: Any = np.float32) -> Array:
+    """±1 with equal odds, one per bit: ["r w 32 c"], the lowest bit first."""
+    bits = (words[:, :, None] >> jnp.arange(32, dtype=jnp.uint32)[:, None]) & _u32(1)
+    return jnp.asarray(1, dtype) - (bits << _u32(1)).astype(jnp.int32).astype(dtype)
+
+
+def three_point(word: UInt32[Array, "..."], dtype: Any = np.float32) -> Array:
+    """√3, -√3 (odds 1/6 each) or 0 (2/3): moments 0, 1, 0, 3 of a normal. The odds are off by less than 2^-31."""
+    sixth = multiply(_u32(6), word)[0]
+    size = np.asarray(np.sqrt(3.0), dtype)
+    return jnp.where(sixth == 0, -size, jnp.where(sixth == 5, size, np.asarray(0.0, dtype)))
+
+
+def below(high: UInt32[Array, "..."], low: UInt32[Array, "..."], n: Any) -> UInt32[Array, "..."]:
+    """floor((high, low) · n / 2^64): uniform on 0 .. n - 1, every probability within 2^-64 of 1/n. 1 <= n < 2^31."""
+    n = jnp.asarray(n, jnp.uint32)
+    whole, part = multiply(n, high)
+    carried = part + multiply(n, low)[0]
+    return whole + (carried < part).astype(jnp.uint32)
