@@ -21,6 +21,7 @@ from ..struct import static, struct
 
 # Examples whose gradients are held at once: block · d stays below this many numbers per evaluation point.
 _BLOCK_NUMBERS = 1 << 16
+_SMALL = 8
 
 
 @struct
@@ -79,6 +80,10 @@ class FiniteSum:
 
         def block(examples: PyTree, w: Array) -> Array:
             deviations = jax.vmap(jax.grad(self.loss_of), (None, 0))(phi, examples) - g
+            if self.dim <= _SMALL:  # one product with the weights for each entry: a batch of tiny matrices is far slower
+                column = deviations.T
+                entries = {(i, j): w @ (column[i] * column[j]) for i in range(self.dim) for j in range(i + 1)}
+                return jnp.stack([jnp.stack([entries[max(i, j), min(i, j)] for j in range(self.dim)]) for i in range(self.dim)])
             return (deviations * w[:, None]).T @ deviations
 
         return self._weighted(lambda ex: None, jnp.full((self.examples,), 1.0 / self.examples, phi.dtype), block=block)
