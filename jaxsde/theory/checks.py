@@ -70,6 +70,12 @@ def problem(given: Any) -> None:
         raise TypeError(f"problem must come from finite_sum or potential, got {type(given).__name__}")
 
 
+def sde(given: Any) -> None:
+    """An object with the `SDE` protocol."""
+    if not all(hasattr(given, name) for name in ("drift", "noise", "scale", "dim")):
+        raise TypeError(f"an SDE is needed (from sgd_sde, langevin, sde, …), got {type(given).__name__}")
+
+
 def _array(given: Any, name: str) -> np.ndarray:
     try:
         array = np.asarray(given, np.float64)

@@ -107,12 +107,12 @@ def covariance(sde: Any, x: Any) -> Any:
 
 
 def is_affine(f: Callable[[np.ndarray], np.ndarray], centre: np.ndarray) -> bool:
-    """Whether f(x) = f(centre) + J (x − centre) along a few far directions: f(2v) − 2 f(v) + f(0) = 0."""
+    """Whether f(x) = f(centre) + J (x − centre) along a few far directions: the values at −v, 0, v, 2v lie on a line."""
     base = f(centre)
     for v in _probes(centre):
-        near, far = f(centre + v), f(centre + 2 * v)
-        size = max(np.abs(near).max(), np.abs(far).max(), np.abs(base).max())
-        if not np.abs(far - 2 * near + base).max() <= _ROUNDING * size:
+        back, near, far = f(centre - v), f(centre + v), f(centre + 2 * v)
+        size = max(np.abs(near).max(), np.abs(far).max(), np.abs(base).max(), np.abs(back).max())
+        if not max(np.abs(far - 2 * near + base).max(), np.abs(back - 2 * base + near).max()) <= _ROUNDING * size:
             return False
     return True
 

@@ -1,0 +1,179 @@
+"""The Gibbs law p(Φ) = exp(−L(Φ)/T)/Z of a problem: its normalisation, moments, density and marginals.
+
+- d ≤ 3: quadrature. The box starts around every minimum that counts, in axes along the Hessian's eigenvectors and in units of
+  √(T/λ), grows face by face until the density on it is negligible, and the trapezoidal rule (which converges exponentially
+  for a smooth integrand that has died at the ends) is refined until Z and the moments settle. Heavy tails are integrated in
+  y = sinh t.
+- otherwise Laplace: N(Φ*, T H⁻¹), Z = e^(−L*/T) √det(2πT H⁻¹), exact when the loss is quadratic (then used for any d).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from . import checks, float64
+from .confine import DEEP, tail_power, wells
+from .grid import Integral, integrate
+from .linearise import is_affine
+from .minimum import FLAT, minimum
+
+
+@dataclass(frozen=True)
+class Gibbs:
+    """A Gibbs law. `method` is "quadrature" or "laplace"; `exact` says that nothing but rounding and the quadrature's own
+    error `log_z_error` stands between these numbers and the law (Laplace of a loss that is not quadratic is not).
+
+    Moments that do not exist (heavy tails) are infinite.
+    """
+
+    problem: Any
+    temperature: float
+    method: str
+    exact: bool
+    log_z: float
+    log_z_error: float
+    mean: np.ndarray
+    covariance: np.ndarray
+    mean_loss: float
+    _wide: Any = field(repr=False)
+    _integral: Integral | None = field(repr=False, default=None)
+
+    @property
+    def dim(self) -> int:
+        return len(self.mean)
+
+    def log_density(self, phi: Any) -> np.ndarray:
+        """log p at positions [... d]: −L/T − log Z, in nats. For d = 1 a plain array of positions will do too."""
+        points = np.asarray(phi, np.float64)
+        if self.dim == 1 and (points.ndim == 0 or points.shape[-1] != 1):
+            points = points[..., None]
+        if points.ndim == 0 or points.shape[-1] != self.dim:
+            raise ValueError(f"phi has shape {np.shape(phi)}: give positions [..., {self.dim}]")
+        flat = points.reshape(-1, self.dim)
+        if not len(flat):
+            return np.zeros(points.shape[:-1])
+        return (-_losses(self._wide, flat) / self.temperature - self.log_z).reshape(points.shape[:-1])
+
+    def marginal(self, component: int, grid: Any) -> np.ndarray:
+        """The density of one component at the values in `grid` ["k"]."""
+        return self.marginal_density((component,), np.asarray(grid, np.float64).reshape(-1, 1))
+
+    def marginal_density(self, components: tuple[int, ...], points: Any) -> np.ndarray:
+        """The joint density of some components at `points` ["k len(components)"]."""
+        points = np.asarray(points, np.float64)
+        if len(set(components)) != len(components) or not all(0 <= c < self.dim for c in components) or not components:
+            raise ValueError(f"components must be distinct numbers in 0…{self.dim - 1}, got {components}")
+        if points.ndim != 2 or points.shape[1] != len(components):
+            raise ValueError(f"points has shape {points.shape}: give [k, {len(components)}]")
+        if self._integral is None:
+            pick = list(components)
+            shift = points - self.mean[pick]
+            cov = self.covariance[np.ix_(pick, pick)]
+            exponent = np.einsum("ki,ki->k", shift @ np.linalg.inv(cov), shift)
+            return np.exp(-exponent / 2) / np.sqrt(np.linalg.det(2 * np.pi * cov))
+        others = [c for c in range(self.dim) if c not in components]
+        if not others:
+            order = np.argsort(components)
+            return np.exp(self.log_density(points[:, order]))
+        nodes, log_weights = self._integral.slice_nodes(others)
+        density = np.empty(len(points))
+        for k, point in enumerate(points):
+            full = np.empty((len(nodes), self.dim))
+            full[:, others] = nodes
+            full[:, list(components)] = point
+            density[k] = np.exp(self.log_density(full) + log_weights).sum()
+        return density
+
+    def masses(self, edges: tuple[Any, ...], components: tuple[int, ...] | None = None) -> np.ndarray:
+        """The probability of each cell of a histogram with these edges (one 1-d increasing array a component)."""
+        components = tuple(range(self.dim)) if components is None else tuple(components)
+        sides = [np.asarray(e, np.float64) for e in edges]
+        if len(sides) != len(components):
+            raise ValueError(f"edges has {len(sides)} axes for {len(components)} components: give one array for each")
+        if any(e.ndim != 1 or e.size < 2 or not (np.diff(e) > 0).all() for e in sides):
+            raise ValueError("edges must be increasing 1-d arrays of at least two numbers")
+        nodes, weights = np.polynomial.legendre.leggauss(4 if len(sides) == 1 else 3)
+        axes = [((e[:-1] + e[1:])[:, None] / 2 + np.diff(e)[:, None] / 2 * nodes).ravel() for e in sides]
+        each = [(np.diff(e)[:, None] / 2 * weights).ravel() for e in sides]
+        points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(sides))
+        total = self.marginal_density(components, points).reshape([a.size for a in axes])
+        for axis, w in enumerate(each):
+            total = total * np.expand_dims(w, tuple(i for i in range(len(sides)) if i != axis))
+        split = [n for e in sides for n in (e.size - 1, nodes.size)]
+        return total.reshape(split).sum(axis=tuple(range(1, 2 * len(sides), 2)))
+
+
+def gibbs(problem: Any, temperature: Any) -> Gibbs:
+    """The Gibbs law exp(−L/T)/Z at `temperature` (kT, in the units of the loss).
+
+    Raises `ValueError` beginning with "no Gibbs law:" where Z is infinite: a loss that falls for ever, is flat or periodic in
+    some direction, or rises more slowly than T·d·log r; for d > 3 also where the minimum is not isolated.
+    """
+    checks.problem(problem)
+    temperature = checks.positive(temperature, "temperature")
+    wide = float64.widen(problem)
+    quadratic = is_affine(lambda phi: float64.evaluate(float64.grad, wide, phi), np.asarray(wide.start))
+    if quadratic or problem.dim > 3:
+        return _laplace(problem, wide, temperature, quadratic)
+    return _quadrature(problem, wide, temperature)
+
+
+def _laplace(problem: Any, wide: Any, temperature: float, quadratic: bool) -> Gibbs:
+    if quadratic:
+        values, vectors = np.linalg.eigh(float64.evaluate(float64.hessian, wide, np.asarray(wide.start)))
+        if values[0] <= FLAT * np.abs(values).max():
+            how = "falls" if values[0] < -FLAT * np.abs(values).max() else "does not rise"
+            ray = np.array2string(vectors[:, 0], precision=3, threshold=6)
+            raise ValueError(f"no Gibbs law: exp(−L/T) has no finite integral, the loss {how} along {ray}; add a regulariser")
+    try:
+        centre = minimum(problem)
+    except ValueError as error:
+        raise ValueError(f"no Gibbs law: {error}") from error
+    h = float64.evaluate(float64.hessian, wide, centre)
+    values, vectors = np.linalg.eigh((h + h.T) / 2)
+    if not quadratic:
+        tail_power(wide, temperature, centre, 1 + np.abs(centre).max(), vectors.T)
+    lowest = float(float64.evaluate(float64.loss, wide, centre))
+    log_z = -lowest / temperature + 0.5 * float(np.sum(np.log(2 * np.pi * temperature / values)))
+    covariance = temperature * (vectors / values) @ vectors.T
+    mean_loss = lowest + problem.dim * temperature / 2
+    return Gibbs(problem, temperature, "laplace", quadratic, log_z, 0.0, centre, covariance, mean_loss, wide)
+
+
+def _quadrature(problem: Any, wide: Any, temperature: float) -> Gibbs:
+    minima = wells(wide, temperature)
+    centre, d = minima[0], problem.dim
+    lowest = float(float64.evaluate(float64.loss, wide, centre))
+    size = 1 + float(np.abs(minima).max())
+    h = float64.evaluate(float64.hessian, wide, centre)
+    values, vectors = np.linalg.eigh((h + h.T) / 2) if np.isfinite(h).all() else (np.zeros(d), np.eye(d))
+    power = tail_power(wide, temperature, centre, size, vectors.T)
+    # Lengths of the axes: thermal widths, and for a direction that is flat at the minimum no more than the loss's own size.
+    solid = values > FLAT * max(np.abs(values).max(), 1e-300)
+    widths = np.full(d, size)
+    widths[solid] = np.sqrt(temperature / values[solid])
+    widths = np.minimum(widths, np.maximum(size, 100 * widths.min()))
+    has_mean, has_covariance = power > d + 1.02, power > d + 2.04
+
+    def energy(points: np.ndarray) -> np.ndarray:
+        u = (_losses(wide, points) - lowest) / temperature
+        return np.where(np.isnan(u), np.inf, u)
+
+    moments = 2 if has_covariance else 1 if has_mean else 0
+    budget = (1 << 24) // max(1, problem.examples // 16)
+    # A loss that grows like a power shows p of many thousands here; only logarithms give a small one.
+    found = integrate(energy, minima, vectors * widths, moments, heavy=power < 200, deep=DEEP, budget=budget)
+    mean = found.mean if has_mean else np.full(d, np.inf)
+    covariance = found.covariance if has_covariance else np.full((d, d), np.inf)
+    mean_loss = lowest + temperature * found.mean_energy
+    log_z = found.log_z - lowest / temperature
+    return Gibbs(
+        problem, temperature, "quadrature", True, log_z, found.error, mean, covariance, mean_loss, wide, found
+    )
+
+
+def _losses(wide: Any, points: np.ndarray) -> np.ndarray:
+    return float64.evaluate_many(float64.loss, wide, points, cost=wide.dim * max(1, min(wide.examples, 4096)))
