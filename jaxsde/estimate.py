@@ -10,18 +10,24 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 from scipy import stats
 
 from .statistics.sums import Count, integers
-from .types import Statistic
 
 # Fewer groups give no interval worth the name: Student's t at 3 degrees of freedom is already 3.2 standard errors wide.
 FEWEST_GROUPS = 4
 CONFIDENCE = 0.95
+
+
+class Summary(Protocol):
+    """The half of a Statistic that works on the host."""
+
+    def merge(self, acc: Any) -> Any: ...
+    def result(self, acc: Any) -> Any: ...
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -88,7 +94,7 @@ class Estimate:
 
 
 def jackknife(
-    statistic: Statistic,
+    statistic: Summary,
     partials: Any,
     f: Callable[[Any], Any] | None = None,
     *,
@@ -110,7 +116,7 @@ def jackknife(
 
 
 def jackknife_many(
-    sources: list[tuple[Statistic, Any]],
+    sources: list[tuple[Summary, Any]],
     f: Callable[..., Any] | None = None,
     *,
     estimator: str = "",
@@ -143,6 +149,44 @@ def jackknife_many(
     )
 
 
+def jackknife_two(
+    first: tuple[Summary, Any],
+    second: tuple[Summary, Any],
+    f: Callable[[Any, Any], Any],
+    *,
+    estimator: str = "",
+    bias_corrected: bool = False,
+) -> Estimate:
+    """The jackknife of f(result of one run, result of another).
+
+    With as many groups in both, group g is left out of both together: right whether the runs are independent or share
+    their random numbers. Otherwise they must be independent: each is jackknifed with the other whole, and variances
+    and biases add.
+    """
+    sizes = [_counts(partials, len(jax.tree.leaves(partials)[0])) for _, partials in (first, second)]
+    if len(sizes[0]) == len(sizes[1]) and ((sizes[0] > 0) == (sizes[1] > 0)).all():
+        return jackknife_many([first, second], f, estimator=estimator, bias_corrected=bias_corrected)
+    whole = [merged(*source) for source in (first, second)]
+    parts = [
+        jackknife(*first, lambda a: f(a, whole[1]), estimator=estimator, bias_corrected=bias_corrected),
+        jackknife(*second, lambda b: f(whole[0], b), estimator=estimator, bias_corrected=bias_corrected),
+    ]
+    for part in parts:
+        if not part.known:
+            return part
+    value = parts[0].value + parts[1].value - np.asarray(f(*whole), np.float64) if bias_corrected else parts[0].value
+    variances = [np.asarray(part.stderr) ** 2 for part in parts]
+    # Welch and Satterthwaite's degrees of freedom
+    with np.errstate(divide="ignore", invalid="ignore"):
+        fewest = min(part.groups for part in parts) - 1
+        freedom = sum(variances) ** 2 / sum(v**2 / (part.groups - 1) for v, part in zip(variances, parts, strict=True))
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, np.where(np.isfinite(freedom), freedom, fewest)) * np.sqrt(sum(variances))
+    value, stderr, low, high = (
+        _scalar(np.asarray(a)) for a in (value, np.sqrt(sum(variances)), value - half, value + half)
+    )
+    return Estimate(value, stderr, low, high, min(part.groups for part in parts), estimator)
+
+
 class Unknown(ValueError):
     """Raised inside a function that is being jackknifed: there is no answer, and the message is the reason."""
 
@@ -173,12 +217,12 @@ def from_left_out(
     return Estimate(value, stderr, low, high, groups, estimator)
 
 
-def merged(statistic: Statistic, partials: Any) -> Any:
+def merged(statistic: Summary, partials: Any) -> Any:
     """The result over all groups."""
     return statistic.result(statistic.merge(partials))
 
 
-def _left_out(statistic: Statistic, partials: Any, groups: int) -> list[Any]:
+def _left_out(statistic: Summary, partials: Any, groups: int) -> list[Any]:
     """The result without each group in turn: merges of everything before with everything after, 3 G merges in all."""
 
     def at(i: int) -> Any:

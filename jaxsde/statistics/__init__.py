@@ -8,22 +8,25 @@ Every accumulator has a `counted` (a `sums.Count` of positions taken in), by whi
 | moments.py | Mean, Moments, Covariance |
 | histogram.py | Histogram |
 | correlation.py | Autocovariance |
+| course.py | Course |
 | samples.py | Extremes, Samples |
 | observables.py | of(f, statistic), MeanLoss |
 | sums.py | compensated sums, exact counts, the fixed-order merge |
 """
 
 from .correlation import CORRELATION, Autocovariance
+from .course import COURSE, Course
 from .histogram import HISTOGRAM, Histogram
 from .moments import MOMENTS, Covariance, Mean, Moments
 from .observables import OBSERVABLES, MeanLoss, Of, of
 from .samples import SAMPLES, Extremes, Samples, Thinned
 
-STATISTICS = MOMENTS | HISTOGRAM | CORRELATION | SAMPLES | OBSERVABLES
+STATISTICS = MOMENTS | HISTOGRAM | CORRELATION | COURSE | SAMPLES | OBSERVABLES
 
 __all__ = [
     "STATISTICS",
     "Autocovariance",
+    "Course",
     "Covariance",
     "Extremes",
     "Histogram",

@@ -12,7 +12,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float
 
-from ..struct import static, struct
+from ..struct import replace, static, struct
 from ..types import Problem, Statistic
 from .moments import Mean
 from .sums import Count
@@ -39,6 +39,7 @@ class Of:
     function: Any
     statistic: Any
     examples: int = static()
+    of_loss: bool = static(default=False)
 
     def init(self, x: Float[Array, "c d"]) -> Observed:
         number = jax.eval_shape(self.function, x[0]).ndim == 0
@@ -88,7 +89,7 @@ def MeanLoss(problem: Problem) -> Of:
     """The mean of the loss L(Φ) over samples and chains, a number."""
     if not isinstance(problem, Problem):
         raise TypeError(f"MeanLoss: needs a problem (finite_sum or potential), got {type(problem).__name__}")
-    return of(problem.loss, Mean())
+    return replace(of(problem.loss, Mean()), of_loss=True)
 
 
 OBSERVABLES = {"of": of, "mean_loss": MeanLoss}
