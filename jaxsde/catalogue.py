@@ -143,6 +143,24 @@ def matrix_fault(value: Any) -> str | None:
     return None
 
 
+def arithmetic(expression: str, names: Mapping[str, int]) -> int:
+    """The value of a sum of products of whole numbers and `names`, such as an entry's `size = "hidden * features + 1"`."""
+
+    def value(node: ast.expr) -> int:
+        match node:
+            case ast.Constant(value=int() as number):
+                return number
+            case ast.Name(id=name):
+                return int(names[name])
+            case ast.BinOp(left=left, op=ast.Add() | ast.Sub() | ast.Mult() as operator, right=right):
+                a, b = value(left), value(right)
+                return a * b if isinstance(operator, ast.Mult) else a + b if isinstance(operator, ast.Add) else a - b
+            case _:
+                raise ValueError(f"{expression!r} is more than sums and products")
+
+    return value(ast.parse(expression, mode="eval").body)
+
+
 def is_number(value: Any) -> bool:
     """Whether `value` is a finite real number: an int or float (no bool) that a float64 holds."""
     if isinstance(value, bool) or not isinstance(value, int | float):

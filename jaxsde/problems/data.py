@@ -265,7 +265,7 @@ DATASETS = {
     "diabetes": Entry(diabetes, rows=442, target="real", features=("s3", "s4")),
     "breast_cancer": Entry(breast_cancer, rows=569, target="binary", features=("mean radius", "mean texture")),
     "digits": Entry(digits, rows=1797, target="classes"),
-    "iris": Entry(iris, rows=150, target="classes"),
+    "iris": Entry(iris, rows=150, target="classes", features=("sepal length (cm)", "sepal width (cm)")),
     "wine": Entry(wine, rows=178, target="classes"),
     "gaussian_regression": Entry(gaussian_regression, rows=0, target="real", standardize=False),
 }

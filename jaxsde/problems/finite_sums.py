@@ -34,6 +34,7 @@ class Entry(NamedTuple):
     function: Callable[..., Any]
     start: Callable[..., PyTree]
     target: str = "real"
+    size: str = "features"
 
 
 def squared_error(params: Weights, example: Example, *, l2: NonNegative = 0.0) -> Scalar:
@@ -134,11 +135,11 @@ def _ridge(params: PyTree, l2: float) -> Any:
 
 
 LOSSES = {
-    "squared_error": Entry(squared_error, start=zeros, target="real"),
-    "logistic": Entry(logistic, start=zeros, target="binary"),
-    "cauchy": Entry(cauchy, start=zeros, target="real"),
-    "huber": Entry(huber, start=zeros, target="real"),
-    "softmax": Entry(softmax, start=class_zeros, target="classes"),
-    "mlp": Entry(mlp, start=mlp_start, target="real"),
-    "deep_linear": Entry(deep_linear, start=deep_linear_start, target="real"),
+    "squared_error": Entry(squared_error, start=zeros, target="real", size="features"),
+    "logistic": Entry(logistic, start=zeros, target="binary", size="features"),
+    "cauchy": Entry(cauchy, start=zeros, target="real", size="features"),
+    "huber": Entry(huber, start=zeros, target="real", size="features"),
+    "softmax": Entry(softmax, start=class_zeros, target="classes", size="(classes - 1) * features"),
+    "mlp": Entry(mlp, start=mlp_start, target="real", size="hidden * (features + 2) + 1"),
+    "deep_linear": Entry(deep_linear, start=deep_linear_start, target="real", size="hidden * (features + 1)"),
 }

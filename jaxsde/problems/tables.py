@@ -69,16 +69,16 @@ def read_table(
         return _read_text(path, content, target, header, delimiter)
 
 
-def pick(names: tuple[str, ...], wanted: str | int, key: str, file: Any, *, what: str = "column") -> int:
-    """The index of the column that `wanted` names or counts; `ExperimentError` with the nearest name if there is none."""
+def pick(names: tuple[str, ...], wanted: str | int, file: Any, *, what: str = "column") -> int:
+    """The index of the target that `wanted` names or counts; `ExperimentError` with the nearest name if there is none."""
     if isinstance(wanted, int):
         if -len(names) <= wanted < len(names):
             return wanted % len(names)
-        raise ExperimentError(f"there are {len(names)} columns, counted from 0", file=file, key=key, value=wanted)
+        reason = f"{file} has {len(names)} columns, counted from 0; choose one of them"
+        raise ExperimentError(reason, key="data.target", value=wanted)
     if wanted in names:
         return names.index(wanted)
-    reason = f"no such {what}; {did_you_mean(wanted, names)}"
-    raise ExperimentError(reason, file=file, key=key, value=wanted)
+    raise ExperimentError(f"no such {what} in {file}; {did_you_mean(wanted, names)}", key="data.target", value=wanted)
 
 
 def _open(path: Path) -> io.BufferedReader:
@@ -114,7 +114,7 @@ def _read_text(
         raise ExperimentError("is empty; give rows of numbers", file=path) from None
     named = header if header is not None else any(_number(cell) is None and cell for cell in first)
     names = _names(path, line, first) if named else tuple(f"column_{i}" for i in range(len(first)))
-    column = pick(names, -1 if target is None else target, "target", path)
+    column = pick(names, -1 if target is None else target, path)
     numbers, lines = array.array("d"), array.array("q")
     if not named:
         _append(path, line, first, names, numbers, lines)
@@ -272,7 +272,7 @@ def _columns(
             held = ", ".join(f"{k} {list(v.shape)}" for k, v in arrays.items()) or "nothing"
             raise ExperimentError(f"needs X [n, p] and y [n], or one array [n] per column; it holds {held}", file=path)
         names = tuple(columns)
-        column = pick(names, target if target is not None else _first(names, ("y", "target")) or -1, "target", path)
+        column = pick(names, target if target is not None else _first(names, ("y", "target")) or -1, path)
         x, y, name = list(columns.values()), columns[names[column]], names[column]
         names = names[:column] + names[column + 1 :]
         x = x[:column] + x[column + 1 :]
@@ -280,9 +280,9 @@ def _columns(
         return names, np.stack(x, axis=1), y, name
     x = numeric.pop(matrices[0])
     if isinstance(target, int):
-        raise ExperimentError("an npz names its arrays; give the target's name", file=path, key="target", value=target)
+        raise ExperimentError("an npz names its arrays; give the target's name", key="data.target", value=target)
     found = target if target is not None else _first(tuple(numeric), ("y", "target", "targets", "labels"))
-    pick(tuple(numeric), found if found is not None else "y", "target", path, what="array")
+    pick(tuple(numeric), found if found is not None else "y", path, what="array")
     y = numeric[str(found)]
     y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
     if y.ndim != 1:

@@ -1,0 +1,282 @@
+"""What each command does: run | list | doctor | report."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import logging
+import os
+import platform
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import __version__, config, output
+from .catalogue import CATALOGUES, catalogue, did_you_mean
+from .errors import DIVERGED, FAILED_CHECK, NO_INPUT, UNAVAILABLE, ExperimentError, one_line
+from .experiment import Experiment
+
+if TYPE_CHECKING:
+    from . import cli
+
+# Flag of `run` -> key of the config.
+_KEYS = {
+    "learning_rate": "sgd.learning_rate",
+    "batch_size": "sgd.batch_size",
+    "sampling": "sgd.sampling",
+    "loss": "loss.name",
+    "target": "data.target",
+}
+_ANSWERS = {
+    "gibbs": ("yes", "no", "undecided"),
+    "stationary": ("yes", "no", "undecided"),
+    "equilibrium": ("yes", "no", "undecided"),
+}
+
+
+def run(options: cli.Run) -> int:
+    """`jaxsde run`: checks everything, runs the job, writes the folder, says the verdict."""
+    experiment = config.load(options.config, _given(options), plugin=options.plugin)
+    wanted = _wanted(options.asserts)
+    _check_device(experiment)
+
+    def misplaced(reason: str, **fields: Any) -> ExperimentError:
+        if "out" in experiment.places:
+            return experiment.error("out", reason, **fields)
+        return ExperimentError(reason, key="out", **fields)
+
+    out = output.take(experiment.out, experiment.title, force=options.force, error=misplaced)
+    with out:
+        for note in experiment.notes:
+            say(f"note: {note}")
+        _quiet()
+        device = _start_jax(experiment)
+        job = importlib.import_module(".job", __package__)
+        result = job.run_experiment(experiment, progress=sys.stderr.isatty() and not options.json)
+        arrays, summary = result.pop("arrays", {}), result.pop("summary", None)
+        fault = _diverged(result, experiment)
+        head = {"ok": fault is None, "experiment": experiment.title, "seed": experiment.seed, "device": device}
+        result = {**head, **result, "notes": [*experiment.notes, *result.get("notes", ())], "out": str(out.path)}
+        np.savez_compressed(out.staging / "arrays.npz", allow_pickle=False, **arrays)
+        (out.staging / "config.toml").write_text(experiment.resolved(), encoding="utf-8")
+        output.write_json(out.staging / output.RESULT, result)
+        importlib.import_module(".report.page", __package__).write(out.staging)
+        files = sorted(str(p.relative_to(out.staging)) for p in out.staging.rglob("*") if p.is_file())
+        result = output.plain({**result, "files": files})
+        output.write_json(out.staging / output.RESULT, result)
+        out.publish()
+    if summary:
+        print(summary, file=sys.stderr, flush=True)
+    say(f"written to {out.path}: {', '.join(files)}")
+    if fault is not None:
+        from .cli import fail
+
+        return fail(str(fault), fault.code, options.json, **{k: v for k, v in result.items() if k != "ok"})
+    failed = [check for check, answer in wanted.items() if _answer(result, check) != answer]
+    for check in failed:
+        say(f"assert failed: {check} is {_answer(result, check)}, not {wanted[check]}")
+    if options.json:
+        print(json.dumps({**result, "asserts_failed": failed}, ensure_ascii=False, allow_nan=False), flush=True)
+    return FAILED_CHECK if failed else 0
+
+
+def list_(options: cli.List) -> int:
+    """`jaxsde list`: the catalogues, from their sources."""
+    if options.what is not None and options.what not in CATALOGUES:
+        reason = f"no such catalogue; {did_you_mean(options.what, CATALOGUES)}"
+        raise ExperimentError(reason, file="command line", key="list", value=options.what)
+    which = [options.what] if options.what else list(CATALOGUES)
+    if options.json:
+        listed = {
+            name: {
+                entry.name: {
+                    "summary": entry.summary,
+                    "parameters": {p.name: p.default for p in entry.parameters.values()},
+                }
+                for entry in catalogue(name).values()
+            }
+            for name in which
+        }
+        print(json.dumps({"ok": True, **listed}, ensure_ascii=False), flush=True)
+        return 0
+    lines = []
+    for name in which:
+        lines.append(f"{name}: {CATALOGUES[name][2]}")
+        for entry in catalogue(name).values():
+            told = ", ".join(f"{p.name} = {p.default}" for p in entry.parameters.values())
+            lines.append(f"  {entry.name:<20} {entry.summary}" + (f"  [{told}]" if told else ""))
+        lines.append("")
+    print("\n".join(lines).rstrip(), flush=True)
+    return 0
+
+
+def doctor(options: cli.Doctor) -> int:
+    """`jaxsde doctor`: what this machine has, and what is missing."""
+    _quiet()
+    packages: dict[str, str | None] = {}
+    for name in (
+        "jax",
+        "jaxlib",
+        "jaxtyping",
+        "numpy",
+        "scipy",
+        "optax",
+        "matplotlib",
+        "msgspec",
+        "scikit-learn",
+        "tyro",
+    ):
+        try:
+            packages[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            packages[name] = None
+    try:
+        jax = importlib.import_module("jax")
+        devices, reason = [str(d) for d in jax.devices()], None
+    except (ImportError, RuntimeError) as fault:
+        devices, reason = [], one_line(str(fault).split("\n", 1)[0])
+    memory = config.available_bytes()
+    writable = {str(p): os.access(p, os.W_OK) for p in (Path.cwd(), Path(tempfile.gettempdir()))}
+    ok = bool(devices) and all(packages.values())
+    found = {
+        "ok": ok,
+        "jaxsde": __version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "memory_available": memory,
+        "devices": devices,
+        "devices_reason": reason,
+        "packages": packages,
+        "writable": writable,
+    }
+    if options.json:
+        print(json.dumps(found, allow_nan=False), flush=True)
+        return 0 if ok else UNAVAILABLE
+    missing = [name for name, version in packages.items() if version is None]
+    print(f"jaxsde {__version__}, Python {found['python']}, {found['machine']}, {found['cores']} cores")
+    print(f"memory available: {'unknown' if memory is None else f'{memory / 1e9:.1f} GB'}")
+    print(f"devices: {', '.join(devices) or f'none ({reason})'}")
+    print("packages: " + ", ".join(f"{name} {version}" for name, version in packages.items() if version))
+    if missing:
+        print(f"missing: {', '.join(missing)}; pip install 'jaxsde[app]'")
+    for folder, good in writable.items():
+        print(f"{folder}: {'writable' if good else 'not writable'}")
+    return 0 if ok else UNAVAILABLE
+
+
+def report(options: cli.Report) -> int:
+    """`jaxsde report DIR`: the figures and the page again, from what the folder holds."""
+    folder = Path(options.folder or "")
+    if options.folder is None or not (folder / output.RESULT).is_file():
+        reason = f"holds no {output.RESULT}; give the folder of a finished run"
+        raise ExperimentError(reason, code=NO_INPUT, file="command line", key="report", value=options.folder or "")
+    _quiet()
+    try:
+        written = json.loads((folder / output.RESULT).read_text(encoding="utf-8"))
+        if not isinstance(written, dict):
+            raise ValueError("not an object")
+        with np.load(folder / "arrays.npz", allow_pickle=False) as arrays:
+            names = list(arrays)
+    except FileNotFoundError as fault:
+        reason = "is missing; run the experiment again"
+        raise ExperimentError(reason, code=NO_INPUT, file=fault.filename) from None
+    except (ValueError, OSError, EOFError) as fault:
+        reason = f"is not what a run writes ({one_line(str(fault))}); run the experiment again"
+        raise ExperimentError(reason, file=folder) from None
+    importlib.import_module(".report.page", __package__).write(folder)
+    files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    if options.json:
+        print(json.dumps({"ok": True, "out": str(folder), "files": files, "arrays": len(names)}), flush=True)
+    say(f"written to {folder}: {', '.join(files)}")
+    return 0
+
+
+def say(text: str) -> None:
+    """One line for people, on standard error."""
+    print(f"jaxsde: {one_line(text)}", file=sys.stderr, flush=True)
+
+
+def _given(options: cli.Run) -> dict[str, tuple[str, str]]:
+    """The flags that were given: dotted key -> (flag, text)."""
+    given = {}
+    for name in ("out", "seed", "chains", "steps", "burn_in", "every", "device", "dtype", "max_diverged", *_KEYS):
+        text = getattr(options, name)
+        if text is not None:
+            given[_KEYS.get(name, name)] = ("--" + name.replace("_", "-"), text)
+    if options.data is not None:
+        is_file = options.data not in catalogue("data") and ("." in options.data or os.sep in options.data)
+        given["data.file" if is_file else "data.name"] = ("--data", options.data)
+    return given
+
+
+def _wanted(asserts: tuple[str, ...]) -> dict[str, str]:
+    """`gibbs=no` -> {"gibbs": "no"}; 65 for a check or an answer there is not."""
+    wanted = {}
+    for one in (part.strip() for text in asserts for part in text.split(",")):
+        check, _, answer = one.partition("=")
+        if check not in _ANSWERS or answer not in _ANSWERS[check]:
+            told = did_you_mean(check, _ANSWERS) if check not in _ANSWERS else f"answers: {', '.join(_ANSWERS[check])}"
+            raise ExperimentError(f"no such check; {told}", file="command line", key="--assert", value=one)
+        wanted[check] = answer
+    return wanted
+
+
+def _answer(result: dict[str, Any], check: str) -> str:
+    """The verdict's answer as yes, no or undecided, whether it says so in words or as true, false, null."""
+    answer = (result.get("verdict") or {}).get(check)
+    answer = answer.get("answer") if isinstance(answer, dict) else answer
+    return {True: "yes", False: "no", None: "undecided"}.get(answer, str(answer))
+
+
+def _diverged(result: dict[str, Any], experiment: Experiment) -> ExperimentError | None:
+    """The fault of a run in which more chains diverged than may: `diverged` maps a process to its count and first step."""
+    for process, told in (result.get("diverged") or {}).items():
+        if isinstance(told, dict) and told["fraction"] > experiment.max_diverged:
+            reason = (
+                f"{told['count']} chains of {process} diverged (fraction {told['fraction']:.3g} > max_diverged = "
+                f"{experiment.max_diverged:g}), the first at step {told['first_step']}; lower the learning rate"
+            )
+            return experiment.error("sgd.learning_rate", reason, code=DIVERGED)
+    return None
+
+
+def _check_device(experiment: Experiment) -> None:
+    """A GPU that is asked for needs at least a plugin for one; whether there is one JAX must say."""
+    plugins = ("jax_cuda13_plugin", "jax_cuda12_plugin", "jax_rocm7_plugin", "jax_rocm60_plugin")
+    if experiment.device == "gpu" and not any(map(importlib.util.find_spec, plugins)):
+        cure = "pip install 'jaxsde[cuda13]' on a machine that has one, or choose cpu or auto"
+        raise experiment.error("device", f"no GPU support is installed; {cure}", code=UNAVAILABLE)
+
+
+def _quiet() -> None:
+    """Keeps libraries from talking where nobody asked: no display, no home and no GPU are all well."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ["MPLBACKEND"] = "Agg"
+    for name in ("jax._src.xla_bridge", "matplotlib"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _start_jax(experiment: Experiment) -> str:
+    """Starts JAX on the device and with the dtype that are asked for, and returns the device's kind."""
+    jax = importlib.import_module("jax")
+    if experiment.dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
+    if experiment.device == "cpu":
+        jax.config.update("jax_platforms", "cpu")
+    try:
+        device = jax.devices("gpu" if experiment.device == "gpu" else None)[0]
+    except RuntimeError as fault:
+        words = one_line(str(fault).split("\n", 1)[0])
+        if experiment.device == "auto" and not os.environ.get("JAX_PLATFORMS"):
+            jax.config.update("jax_platforms", "cpu")
+            say(f"note: running on the CPU ({words})")
+            return str(jax.devices()[0].device_kind)
+        raise experiment.error("device", f"{words}; choose cpu or auto", code=UNAVAILABLE) from None
+    jax.config.update("jax_default_device", device)
+    return str(device.device_kind)

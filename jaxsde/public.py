@@ -1,0 +1,48 @@
+"""The public names of `import jaxsde as js`. Importing this module starts the parts that need JAX."""
+
+from __future__ import annotations
+
+from . import metrics, problems, theory
+from .dynamics.equations import brownian, gradient_flow, langevin, sde, sgd_sde
+from .engine.run import Run, iterate, simulate
+from .estimate import Estimate, jackknife
+from .problems.problem import FiniteSum, Potential, finite_sum, potential
+from .random import key
+from .statistics import Autocovariance, Covariance, Extremes, Histogram, Mean, MeanLoss, Moments, Samples, of
+from .stepping.chains import integrate, sgd
+from .stepping.integrators import EulerMaruyama, Heun, Milstein
+
+__all__ = [
+    "Autocovariance",
+    "Covariance",
+    "Estimate",
+    "EulerMaruyama",
+    "Extremes",
+    "FiniteSum",
+    "Heun",
+    "Histogram",
+    "Mean",
+    "MeanLoss",
+    "Milstein",
+    "Moments",
+    "Potential",
+    "Run",
+    "Samples",
+    "brownian",
+    "finite_sum",
+    "gradient_flow",
+    "integrate",
+    "iterate",
+    "jackknife",
+    "key",
+    "langevin",
+    "metrics",
+    "of",
+    "potential",
+    "problems",
+    "sde",
+    "sgd",
+    "sgd_sde",
+    "simulate",
+    "theory",
+]
