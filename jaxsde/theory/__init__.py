@@ -1,0 +1,40 @@
+"""What should come out: minima, Gibbs laws, stationary laws, stability and currents, in float64 from the very objects that run.
+
+Read in this order: `float64` (how a loss is evaluated), `minimum`, `linear` (second-moment equations), `linearise` (A, C and F
+of an object), `stationary` and `edge` (what follows), `currents`, `gaussian` and `temperature` (distances to Gibbs), `confine`,
+`grid`, `gibbs`, `density` (laws by quadrature).
+"""
+
+from .currents import area_rates, entropy_production, linear_entropy_production
+from .density import GaussianDensity, LineDensity, stationary_density
+from .edge import stability_edge
+from .gaussian import best_temperature, gaussian_kl, gaussian_kl_to_gibbs
+from .gibbs import Gibbs, gibbs
+from .linear import discrete_lyapunov, lyapunov
+from .minimum import minimum
+from .stationary import StationaryLaw, stationary_covariance, stationary_law, stationary_mean
+from .temperature import density_kl_to_gibbs, temperature_of_loss
+
+__all__ = [
+    "GaussianDensity",
+    "Gibbs",
+    "LineDensity",
+    "StationaryLaw",
+    "area_rates",
+    "best_temperature",
+    "density_kl_to_gibbs",
+    "discrete_lyapunov",
+    "entropy_production",
+    "gaussian_kl",
+    "gaussian_kl_to_gibbs",
+    "gibbs",
+    "linear_entropy_production",
+    "lyapunov",
+    "minimum",
+    "stability_edge",
+    "stationary_covariance",
+    "stationary_density",
+    "stationary_law",
+    "stationary_mean",
+    "temperature_of_loss",
+]

@@ -22,10 +22,10 @@ from .minimum import descend
 DEEP = 42.0
 
 
-def wells(wide: Any, temperature: float) -> np.ndarray:
-    """Minima found from the problem's start and from random points around it and the origin, lowest first ["k d"].
+def wells(wide: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Minima found from the problem's start and from random points around it and the origin ["k d"], and their losses ["k"].
 
-    Those that count at this temperature only. `ValueError` when a descent runs away: the loss falls for ever.
+    Lowest first. `ValueError` when a descent runs away: the loss falls for ever.
     """
     start = np.asarray(wide.start)
     first = descend(wide, start)
@@ -41,12 +41,13 @@ def wells(wide: Any, temperature: float) -> np.ndarray:
         end = descend(wide, x)
         value = float(float64.evaluate(float64.loss, wide, end))
         if np.isnan(value) or value == -np.inf or np.abs(end).max() > 1e8 * size:
-            raise ValueError(f"no Gibbs law: the loss falls without bound (it is {value:.4g} at |Φ| = {np.linalg.norm(end):.3g})")
+            raise ValueError(
+                f"no Gibbs law: the loss falls without bound (it is {value:.4g} at |Φ| = {np.linalg.norm(end):.3g})"
+            )
         ends.append(end)
         values.append(value)
     order = np.argsort(values)
-    found, lowest = np.asarray(ends)[order], np.asarray(values)[order]
-    return found[lowest - lowest[0] <= DEEP * temperature]
+    return np.asarray(ends)[order], np.asarray(values)[order]
 
 
 def tail_power(wide: Any, temperature: float, centre: np.ndarray, size: float, directions: np.ndarray) -> float:
@@ -90,7 +91,9 @@ def _low_rays(wide: Any, centre: np.ndarray, size: float, rays: np.ndarray) -> n
         values = float64.evaluate_many(float64.loss, wide, centre + radius * rays, cost=_cost(wide))
         for i in np.argsort(np.where(np.isnan(values), np.inf, values))[:4]:
             sphere = float64.widen((wide, centre, np.float64(radius)))
-            result = scipy.optimize.minimize(_on_sphere, rays[i], (sphere,), "L-BFGS-B", jac=True, options={"maxiter": 100})
+            result = scipy.optimize.minimize(
+                _on_sphere, rays[i], (sphere,), "L-BFGS-B", jac=True, options={"maxiter": 100}
+            )
             if np.isfinite(result.x).all() and np.linalg.norm(result.x) > 0:
                 found.append(result.x / np.linalg.norm(result.x))
     return np.asarray(found).reshape(-1, len(centre))

@@ -16,11 +16,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import scipy.optimize
 
 from . import checks, float64
 from .gibbs import Gibbs, gibbs
-from .linear import lyapunov
+from .linear import find_root, lyapunov
 from .linearise import autonomous, covariance, drift, of_sde, rest_point
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
@@ -63,8 +62,7 @@ class LineDensity:
         edges, below = self._panels.edges, self._panels.below
         i = int(np.clip(np.searchsorted(below, q) - 1, 0, len(edges) - 2))
         low, high = float(edges[max(i - 1, 0)]), float(edges[min(i + 2, len(edges) - 1)])
-        gap = lambda x: float(self.cdf(x)) - q  # noqa: E731
-        return float(scipy.optimize.brentq(gap, low, high, xtol=1e-14 * (1 + abs(low) + abs(high))))
+        return find_root(lambda x: float(self.cdf(x)) - q, low, high, 1e-14 * (1 + abs(low) + abs(high)))
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,7 @@ def stationary_density(sde: Any) -> LineDensity | GaussianDensity | Gibbs:
 
 def isotropic_temperature(sde: Any) -> float | None:
     """T of dX = −∇L dt + √(2T) dW, or None when the drift is not a gradient or the noise not constant and isotropic."""
-    if sde.problem is None:
+    if getattr(sde, "problem", None) is None:
         return None
     wide = float64.widen(sde)
     rng = np.random.default_rng(4)
@@ -135,7 +133,8 @@ def _on_the_line(sde: Any, wide: Any) -> LineDensity:
     try:
         centre = float(rest_point(sde)[0])
     except ValueError:
-        centre = float(np.asarray(float64.widen(sde.problem).start)[0]) if sde.problem is not None else 0.0
+        problem = getattr(sde, "problem", None)
+        centre = 0.0 if problem is None else float(np.asarray(float64.widen(problem).start)[0])
     size = 1 + abs(centre)
     rates = _Rates(wide)
     step = 1e-4 * size
@@ -185,7 +184,7 @@ def _diffusion(sde: Any, x: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Panels:
-    """log p on Gauss–Legendre panels: `edges` in x, the potential `phi` = ∫ f/D and the mass `below` each edge; flat `x`, `mass`."""
+    """log p on Gauss–Legendre panels: at their `edges` the potential `phi` = ∫ f/D and mass `below`; nodes `x`, their `mass`."""
 
     rates: _Rates
     edges: np.ndarray
@@ -235,11 +234,10 @@ class _Panels:
         """How many of the first two moments exist, and whether the panels reach far enough for those."""
         middle = self.edges[len(self.edges) // 2]
         x = self.x.reshape(-1, len(_NODES))[:, len(_NODES) // 2]
-        log_width = np.log(np.diff(self.edges))
         with np.errstate(divide="ignore", invalid="ignore"):
             density = np.log(self.mass.reshape(-1, len(_NODES)).sum(axis=1))  # mass a panel: density in t
         far = np.log1p(np.abs(x - middle) / np.diff(self.edges)[len(x) // 2])
-        per_t = (len(log_width)) / (2 * reach)
+        per_t = len(x) / (2 * reach)
         slopes = []
         for end in (0, -1):
             inner = 8 if end == 0 else -9

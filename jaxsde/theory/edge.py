@@ -100,7 +100,9 @@ def _edge_with_momentum(h: np.ndarray, feedback: Feedback | None, factor: float,
     while stable(low) is False:
         low /= 2
         if low < high * 1e-12:
-            raise ValueError("no learning rate is stable: the noise grows with the position faster than the drift contracts")
+            raise ValueError(
+                "no learning rate is stable: the noise grows with the position faster than the drift contracts"
+            )
     if low == high:
         return high
     high = 2 * low
@@ -108,4 +110,3 @@ def _edge_with_momentum(h: np.ndarray, feedback: Feedback | None, factor: float,
         middle = (low + high) / 2
         low, high = (middle, high) if stable(middle) else (low, middle)
     return (low + high) / 2
-

@@ -43,7 +43,7 @@ def widen(tree: Any) -> Any:
     """The same pytree with every floating-point leaf in float64, on the CPU."""
 
     def leaf(a: Any) -> Any:
-        if jax.dtypes.issubdtype(getattr(a, "dtype", np.int32), jax.dtypes.prng_key):
+        if jnp.issubdtype(getattr(a, "dtype", np.int32), jax.dtypes.prng_key):
             return a
         host = np.asarray(a)
         return _wide(host) if jnp.issubdtype(host.dtype, jnp.floating) else jnp.asarray(host)
@@ -83,7 +83,9 @@ def evaluate_many(function: Callable[..., Any], tree: Any, points: np.ndarray, c
         for lo in range(0, len(points), block):
             part = points[lo : lo + block]
             # The last block is filled up to the size of the others: one compilation for all of them.
-            full = part if len(part) == block else np.concatenate([part, np.repeat(part[-1:], block - len(part), axis=0)])
+            full = (
+                part if len(part) == block else np.concatenate([part, np.repeat(part[-1:], block - len(part), axis=0)])
+            )
             parts.append(np.asarray(_run(_many, function, tree, _wide(full)))[: len(part)])
     return np.concatenate(parts)
 

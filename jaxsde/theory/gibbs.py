@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -114,11 +115,17 @@ def gibbs(problem: Any, temperature: Any) -> Gibbs:
     """
     checks.problem(problem)
     temperature = checks.positive(temperature, "temperature")
+    return family(problem)(temperature)
+
+
+def family(problem: Any) -> Callable[[float], Gibbs]:
+    """T ↦ the Gibbs law at T, with the search for minima done once."""
     wide = float64.widen(problem)
     quadratic = is_affine(lambda phi: float64.evaluate(float64.grad, wide, phi), np.asarray(wide.start))
     if quadratic or problem.dim > 3:
-        return _laplace(problem, wide, temperature, quadratic)
-    return _quadrature(problem, wide, temperature)
+        return lambda temperature: _laplace(problem, wide, temperature, quadratic)
+    minima, losses = wells(wide)
+    return lambda temperature: _quadrature(problem, wide, temperature, minima[losses - losses[0] <= DEEP * temperature])
 
 
 def _laplace(problem: Any, wide: Any, temperature: float, quadratic: bool) -> Gibbs:
@@ -127,7 +134,9 @@ def _laplace(problem: Any, wide: Any, temperature: float, quadratic: bool) -> Gi
         if values[0] <= FLAT * np.abs(values).max():
             how = "falls" if values[0] < -FLAT * np.abs(values).max() else "does not rise"
             ray = np.array2string(vectors[:, 0], precision=3, threshold=6)
-            raise ValueError(f"no Gibbs law: exp(−L/T) has no finite integral, the loss {how} along {ray}; add a regulariser")
+            raise ValueError(
+                f"no Gibbs law: exp(−L/T) has no finite integral, the loss {how} along {ray}; add a regulariser"
+            )
     try:
         centre = minimum(problem)
     except ValueError as error:
@@ -143,8 +152,7 @@ def _laplace(problem: Any, wide: Any, temperature: float, quadratic: bool) -> Gi
     return Gibbs(problem, temperature, "laplace", quadratic, log_z, 0.0, centre, covariance, mean_loss, wide)
 
 
-def _quadrature(problem: Any, wide: Any, temperature: float) -> Gibbs:
-    minima = wells(wide, temperature)
+def _quadrature(problem: Any, wide: Any, temperature: float, minima: np.ndarray) -> Gibbs:
     centre, d = minima[0], problem.dim
     lowest = float(float64.evaluate(float64.loss, wide, centre))
     size = 1 + float(np.abs(minima).max())
@@ -170,9 +178,7 @@ def _quadrature(problem: Any, wide: Any, temperature: float) -> Gibbs:
     covariance = found.covariance if has_covariance else np.full((d, d), np.inf)
     mean_loss = lowest + temperature * found.mean_energy
     log_z = found.log_z - lowest / temperature
-    return Gibbs(
-        problem, temperature, "quadrature", True, log_z, found.error, mean, covariance, mean_loss, wide, found
-    )
+    return Gibbs(problem, temperature, "quadrature", True, log_z, found.error, mean, covariance, mean_loss, wide, found)
 
 
 def _losses(wide: Any, points: np.ndarray) -> np.ndarray:

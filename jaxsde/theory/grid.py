@@ -36,7 +36,9 @@ class Box:
             box = grown
             if np.abs(np.r_[box.lo, box.hi]).max() > 1e120:
                 break
-        raise ValueError("no Gibbs law was found: the loss rises too slowly for exp(−L/T) to be integrated; lower the temperature")
+        raise ValueError(
+            "no Gibbs law was found: the loss rises too slowly for exp(−L/T) to be integrated; lower the temperature"
+        )
 
     def _move_faces(self, energy: Energy, moments: int, deep: float) -> Box | None:
         """Each face that still carries density moved out, or None when there is no such face."""
@@ -94,7 +96,8 @@ class Integral:
         for low, high, box, count in _join([(b[0][components], b[1][components], box, n) for box, b, n in self.boxes]):
             scales = np.linalg.norm(box.axes, axis=1)[components] if box.heavy else np.ones(len(components))
             centre = box.centre[components]
-            lines = [_nodes(lo, hi, max(count, 128), box.heavy) for lo, hi in zip((low - centre) / scales, (high - centre) / scales, strict=True)]
+            sides = zip((low - centre) / scales, (high - centre) / scales, strict=True)
+            lines = [_nodes(lo, hi, max(count, 128), box.heavy) for lo, hi in sides]
             nodes.append(centre + scales * _points([y for y, _ in lines]))
             weights.append(_points([w for _, w in lines]).sum(axis=1) + np.log(scales).sum())
         return np.concatenate(nodes), np.concatenate(weights)
@@ -183,7 +186,8 @@ def _sum(box: Box, energy: Energy, count: int) -> Integral:
     margin = (high - low) / count
     bounds = np.stack([low - margin, high + margin])
     log_z = float(np.log(total)) + float(np.log(abs(np.linalg.det(box.axes))))
-    return Integral(log_z, np.inf, box.place(mean[None])[0], (covariance + covariance.T) / 2, energies / total, [(box, bounds, count)])
+    covariance = (covariance + covariance.T) / 2
+    return Integral(log_z, np.inf, box.place(mean[None])[0], covariance, energies / total, [(box, bounds, count)])
 
 
 def _nodes(lo: float, hi: float, count: int, heavy: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -13,9 +13,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.linalg
+import scipy.optimize
 import scipy.sparse.linalg
 from jaxtyping import Float
 
@@ -63,13 +65,11 @@ class Equation:
         """Spectral radius of G∘F, below 1 iff the second moment is stable (given a stable A)."""
         if self.feedback is None:
             return 0.0
-        operator, size = self._operator()
-        if size <= _DENSE:
-            return float(np.abs(np.linalg.eigvals(operator @ np.eye(size))).max())
+        if self._size <= _DENSE:
+            return float(np.abs(np.linalg.eigvals(self._matrix)).max())
         # G∘F sends covariances to covariances: its radius is an eigenvalue, with a covariance as eigenvector.
-        start = _pack(np.eye(len(self.a)))
-        values = scipy.sparse.linalg.eigs(operator, k=1, which="LM", v0=start, tol=1e-10, return_eigenvectors=False)
-        return float(np.abs(values).max())
+        options = {"k": 1, "which": "LM", "v0": _pack(np.eye(len(self.a))), "tol": 1e-10, "return_eigenvectors": False}
+        return float(np.abs(scipy.sparse.linalg.eigs(_operator(self._size, self._return), **options)).max())
 
     def is_stable(self) -> bool:
         """Whether a stationary covariance exists."""
@@ -79,9 +79,13 @@ class Equation:
         """The stationary covariance; `ValueError` when there is none."""
         margin = self.margin()
         if self.discrete and margin >= 1 - 1e-13:
-            raise ValueError(f"no stationary covariance: the mean is unstable (spectral radius {margin:.6g}, must be below 1)")
+            raise ValueError(
+                f"no stationary covariance: the mean is unstable (spectral radius {margin:.6g}, must be below 1)"
+            )
         if not self.discrete and margin >= -1e-13 * np.abs(self.a).max():
-            raise ValueError(f"no stationary covariance: the drift is not stable (largest real part {margin:.6g}, must be below 0)")
+            raise ValueError(
+                f"no stationary covariance: the drift is not stable (largest real part {margin:.6g}, must be below 0)"
+            )
         without = self._invert(q)
         if self.feedback is None:
             return without
@@ -91,24 +95,30 @@ class Equation:
                 "no stationary covariance: the noise that grows with the position wins over the drift (mean-square gain "
                 f"{gain:.6g}, must be below 1); a smaller learning rate or a larger batch lowers it"
             )
-        operator, size = self._operator()
+        size = self._size
         if size <= _DENSE:
-            return _unpack(np.linalg.solve(np.eye(size) - operator @ np.eye(size), _pack(without)))
-        whole = scipy.sparse.linalg.LinearOperator((size, size), matvec=lambda v: v - operator @ v, dtype=np.float64)
+            return _unpack(np.linalg.solve(np.eye(size) - self._matrix, _pack(without)))
+        whole = _operator(size, lambda v: v - self._return(v))
         solution, failed = scipy.sparse.linalg.gmres(whole, _pack(without), rtol=1e-13, restart=100, maxiter=50)
         if failed:
-            raise ValueError(f"the second-moment equation of {size} unknowns did not converge (gain {gain:.6g}, close to 1)")
+            raise ValueError(
+                f"the second-moment equation of {size} unknowns did not converge (gain {gain:.6g}, close to 1)"
+            )
         return _unpack(solution)
 
-    def _operator(self) -> tuple[scipy.sparse.linalg.LinearOperator, int]:
-        size = len(self.a) * (len(self.a) + 1) // 2
+    @property
+    def _size(self) -> int:
+        return len(self.a) * (len(self.a) + 1) // 2
+
+    @functools.cached_property
+    def _matrix(self) -> np.ndarray:
+        """G∘F on packed symmetric matrices."""
+        return np.stack([self._return(row) for row in np.eye(self._size)], axis=1)
+
+    def _return(self, v: np.ndarray) -> np.ndarray:
+        """G(F(S)) of a packed S."""
         assert self.feedback is not None
-        feedback = self.feedback
-
-        def apply(v: np.ndarray) -> np.ndarray:
-            return _pack(self._invert(feedback(_unpack(v.ravel()))))
-
-        return scipy.sparse.linalg.LinearOperator((size, size), matvec=apply, dtype=np.float64), size
+        return _pack(self._invert(self.feedback(_unpack(v))))
 
     def _invert(self, q: np.ndarray) -> np.ndarray:
         """G(Q), the solution without feedback."""
@@ -117,12 +127,27 @@ class Equation:
             values, vectors = self._eigen
             rates = 1 - np.outer(values, values) if self.discrete else -(values[:, None] + values)
             return vectors @ ((vectors.T @ q @ vectors) / rates) @ vectors.T
-        solution = scipy.linalg.solve_discrete_lyapunov(a, q) if self.discrete else scipy.linalg.solve_continuous_lyapunov(a, -q)
+        solution = (
+            scipy.linalg.solve_discrete_lyapunov(a, q)
+            if self.discrete
+            else scipy.linalg.solve_continuous_lyapunov(a, -q)
+        )
         return (solution + solution.T) / 2
 
     @functools.cached_property
     def _eigen(self) -> tuple[np.ndarray, np.ndarray]:
         return np.linalg.eigh(self.a)
+
+
+def find_root(f: Callable[[float], float], low: float, high: float, tolerance: float) -> float:
+    """x in [low, high] with f(x) = 0, where f changes sign between the two."""
+    root: Any = scipy.optimize.brentq(f, low, high, xtol=tolerance)
+    return float(root)
+
+
+def _operator(size: int, apply: Callable[[np.ndarray], np.ndarray]) -> scipy.sparse.linalg.LinearOperator:
+    vector = lambda v: apply(np.ravel(v))  # noqa: E731
+    return scipy.sparse.linalg.LinearOperator((size, size), matvec=vector, dtype=np.float64)  # pyright: ignore
 
 
 def _pack(matrix: np.ndarray) -> np.ndarray:

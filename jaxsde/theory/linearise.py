@@ -63,18 +63,18 @@ def of_sde(sde: Any) -> Local:
     wide = float64.widen(sde)
     centre = rest_point(sde)
     a = float64.evaluate(_drift_jacobian, wide, centre)
-    if sde.problem is not None:
+    if getattr(sde, "problem", None) is not None:
         a = (a + a.T) / 2
     c, feedback, reason = _noise(wide, centre)
     if not is_affine(lambda x: float64.evaluate(drift, wide, x), centre):
         reason = "the drift is not linear: linearised at its rest point"
     factor = float(np.asarray(wide.scale)) ** 2
-    return Local(centre, a, factor * c, _times(feedback, factor), reason)
+    return Local(centre, a, factor * c, scaled(feedback, factor), reason)
 
 
 def rest_point(sde: Any) -> np.ndarray:
     """Where the drift vanishes: the minimum of the SDE's problem, or a root found from the origin."""
-    if sde.problem is not None:
+    if getattr(sde, "problem", None) is not None:
         return minimum(sde.problem)
     wide = float64.widen(sde)
     autonomous(wide)
@@ -82,10 +82,14 @@ def rest_point(sde: Any) -> np.ndarray:
     def f(x: np.ndarray) -> np.ndarray:
         return float64.evaluate(drift, wide, x)
 
-    found = scipy.optimize.root(f, np.zeros(sde.dim), jac=lambda x: float64.evaluate(_drift_jacobian, wide, x), tol=1e-13)
+    found = scipy.optimize.root(
+        f, np.zeros(sde.dim), jac=lambda x: float64.evaluate(_drift_jacobian, wide, x), tol=1e-13
+    )
     scale = np.abs(float64.evaluate(_drift_jacobian, wide, found.x)).max() * (1 + np.abs(found.x).max())
     if not np.abs(f(found.x)).max() <= 1e-9 * scale:
-        raise ValueError("the drift has no rest point that a root search from the origin finds: no stationary law is known")
+        raise ValueError(
+            "the drift has no rest point that a root search from the origin finds: no stationary law is known"
+        )
     return np.asarray(found.x)
 
 
@@ -142,7 +146,8 @@ def _drift_jacobian(sde: Any, x: Any) -> Any:
     return jax.jacfwd(lambda y: sde.drift(0.0, y))(x)
 
 
-def _times(feedback: Feedback | None, factor: float) -> Feedback | None:
+def scaled(feedback: Feedback | None, factor: float) -> Feedback | None:
+    """factor · F; None stays None."""
     return None if feedback is None else lambda s: factor * feedback(s)
 
 
@@ -152,23 +157,34 @@ def _noise(wide: Any, centre: np.ndarray) -> tuple[np.ndarray, Feedback | None, 
         noise, factor = noise.noise, factor * float(np.asarray(noise.by))
     if isinstance(noise, ExampleNoise | ProblemNoise):
         c, feedback, reason = problem_noise(noise.problem, centre)
-        return factor * c, _times(feedback, factor), reason
+        return factor * c, scaled(feedback, factor), reason
     return _function_noise(covariance, wide, centre)
 
 
-def _function_noise(function: Callable[[Any, Any], Any], tree: Any, centre: np.ndarray) -> tuple[np.ndarray, Feedback | None, str]:
+def _function_noise(
+    function: Callable[[Any, Any], Any], tree: Any, centre: np.ndarray
+) -> tuple[np.ndarray, Feedback | None, str]:
     """C and F of a covariance function Σ(Φ), where it is constant or quadratic in Φ."""
     c = float64.evaluate(function, tree, centre)
     c = (c + c.T) / 2
-    shifted = [(v, float64.evaluate(function, tree, centre + v), float64.evaluate(function, tree, centre - v)) for v in _probes(centre)]
+
+    def at(x: np.ndarray) -> np.ndarray:
+        return float64.evaluate(function, tree, x)
+
+    shifted = [(v, at(centre + v), at(centre - v)) for v in _probes(centre)]
     size = max(np.abs(c).max(), *(np.abs(up).max() for _, up, _ in shifted))
-    if all(np.abs(up - c).max() <= _ROUNDING * size and np.abs(down - c).max() <= _ROUNDING * size for _, up, down in shifted):
+    if all(
+        np.abs(up - c).max() <= _ROUNDING * size and np.abs(down - c).max() <= _ROUNDING * size
+        for _, up, down in shifted
+    ):
         return c, None, ""
     if len(centre) > 32:
         return c, None, "Σ depends on Φ in more than 32 dimensions: held at its value at the rest point"
     curvature = float64.evaluate(_second_derivative, (_Function(function), tree), centre) / 2
     for v, up, down in shifted:
-        if not np.abs((up + down) / 2 - c - curvature @ v @ v).max() <= _ROUNDING * (np.abs(up).max() + np.abs(c).max()):
+        if not np.abs((up + down) / 2 - c - curvature @ v @ v).max() <= _ROUNDING * (
+            np.abs(up).max() + np.abs(c).max()
+        ):
             return c, None, "Σ(Φ) is not quadratic in Φ: held at its value at the rest point"
     return c, lambda s: np.einsum("abij,ij->ab", curvature, s), ""
 
@@ -197,8 +213,10 @@ def _example_feedback(wide: Any, centre: np.ndarray) -> Feedback:
 
     def blocks() -> Iterator[np.ndarray]:
         for lo in range(0, n, size):
-            part = jax.tree.map(lambda a, lo=lo: np.asarray(a)[lo : lo + size], wide.data)
-            yield float64.evaluate(float64.example_hessians, replace(wide, data=part, examples=min(size, n - lo)), centre)
+            part = float64.widen(jax.tree.map(lambda a, lo=lo: np.asarray(a)[lo : lo + size], wide.data))
+            yield float64.evaluate(
+                float64.example_hessians, replace(wide, data=part, examples=min(size, n - lo)), centre
+            )
 
     rows: list[np.ndarray] = []
     for hessians in blocks():
@@ -220,10 +238,15 @@ def _example_feedback(wide: Any, centre: np.ndarray) -> Feedback:
         tensor = folded.reshape(d, d, d, d).transpose(0, 2, 1, 3).reshape(d * d, d * d)
         return lambda s: (tensor @ s.reshape(-1)).reshape(d, d) - h @ s @ h
     kept = list(blocks()) if n * d * d <= _KEPT_NUMBERS else None
-    h = sum(b.sum(axis=0) for b in (kept or blocks())) / n
+    h = np.zeros((d, d))
+    for hessians in kept or blocks():
+        h += hessians.sum(axis=0) / n
 
     def feedback(s: np.ndarray) -> np.ndarray:
-        return sum(np.tensordot(b @ s, b, axes=([0, 2], [0, 1])) for b in (kept or blocks())) / n - h @ s @ h
+        total = np.zeros_like(s)
+        for b in kept or blocks():
+            total += np.tensordot(b @ s, b, axes=([0, 2], [0, 1]))
+        return total / n - h @ s @ h
 
     return feedback
 

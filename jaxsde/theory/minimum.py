@@ -112,7 +112,9 @@ def _polish(wide: Any, start: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, st
         last = size
         if size < best_step:
             best, best_step = x, size
-        if size <= 1e-14 * (1 + np.linalg.norm(x)) or (size > 0.5 * best_step and best_step <= 1e-9 * (1 + np.linalg.norm(x))):
+        if size <= 1e-14 * (1 + np.linalg.norm(x)) or (
+            size > 0.5 * best_step and best_step <= 1e-9 * (1 + np.linalg.norm(x))
+        ):
             break
         x = x - step
     if stalled <= 6 and best_step <= 1e-8 * (1 + np.linalg.norm(best)):
