@@ -63,6 +63,8 @@ def load(
         experiment = msgspec.convert(tree | {"places": {}}, Experiment)
     except msgspec.ValidationError as error:
         raise _type_error(str(error), tree, places) from None
+    if plugin is not None:
+        places["plugin"] = toml.Place("command line", None, None, "--plugin")
     experiment = msgspec.structs.replace(experiment, places=places, plugin=plugin)
     return _checked(experiment)
 
@@ -154,19 +156,18 @@ def _fill(tree: dict[str, Any], places: dict[str, toml.Place], plugin: str | Non
         sgd.setdefault("sampling", "gaussian")
         tree.setdefault("noise", {}).setdefault("covariance", settings["variance"])
     elif name in catalogue("losses"):
+        kind = catalogue("losses")[name].settings["target"]
         table = tree.setdefault("data", {"parameters": {}})
         if "file" not in table:
-            kind = catalogue("losses")[name].settings["target"]
-            settings = catalogue("data")[table.setdefault("name", _DEFAULT_DATA[kind])].settings
-            if kind != "real" and settings["target"] not in ("binary", kind):
+            has = catalogue("data")[table.setdefault("name", _DEFAULT_DATA[kind])].settings["target"]
+            if kind != "real" and has not in ("binary", kind):
                 fits = [n for n, d in catalogue("data").items() if d.settings["target"] in ("binary", kind)]
                 reason = f"the loss {name} needs class labels, which it has not; choose one of {', '.join(fits)}"
                 raise error_at("data.name", table["name"], reason, places)
-            if settings.get("features"):
-                table.setdefault("features", list(settings["features"]))
     data = tree.get("data", {})
-    if data.get("features") == "all":
-        data["features"] = None
+    if data and "features" not in data:
+        named = catalogue("data").get(data.get("name", ""))
+        data["features"] = list(named.settings.get("features", ())) or "all" if named else "all"
     file = data.get("file")
     if isinstance(file, str) and config is not None and toml.nearest(places, "data.file").flag is None:
         tree["data"]["file"] = os.path.join(os.path.dirname(config), file)  # beside the config that names it
@@ -233,7 +234,7 @@ def _checked(experiment: Experiment) -> Experiment:
         raise e.error(key, f"every must not exceed steps ({e.every} > {e.steps}); look at least once")
     if e.plugin is not None and not Path(e.plugin).is_file():
         reason = "no such file; give a Python file that defines example_loss or loss"
-        raise ExperimentError(reason, code=NO_INPUT, file="command line", key="--plugin", value=e.plugin)
+        raise e.error("plugin", reason, code=NO_INPUT)
     if e.loss.start is not None and not all(is_number(v) for v in e.loss.start):
         raise e.error("loss.start", "must be a list of finite numbers")
     notes = _check_potential(e) if e.family == "potentials" else _check_data(e)
@@ -294,8 +295,8 @@ def _check_data(e: Experiment) -> list[str]:
             raise e.error(f"data.{key}", "belongs to a file; leave it out, or give data.file")
     if data.delimiter is not None and (len(data.delimiter) != 1 or data.delimiter in '\r\n"'):
         raise e.error("data.delimiter", 'must be one character, for example ","')
-    if data.features is not None and not data.features:
-        raise e.error("data.features", "is empty; name at least one, or leave it out for all of them")
+    if not data.features or (isinstance(data.features, str) and data.features != "all"):
+        raise e.error("data.features", 'must be a list of at least one name, or "all"')
     table = e.table()
     assert table is not None
     rows, features = table.x.shape

@@ -25,7 +25,7 @@ class Data(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     name: str | None = None
     file: str | None = None
-    features: list[str | int] | None = None
+    features: list[str | int] | str | None = None  # "all", or those of the catalogue
     target: str | int | None = None
     standardize: bool | None = None
     intercept: bool = False
@@ -108,7 +108,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         try:
             return _table(msgspec.json.encode(self.data), target)
         except ExperimentError as error:
-            if error.file is not None or error.key not in self.places:
+            if error.file is not None or not str(error.key).startswith("data"):
                 raise
             raise self.error(str(error.key), error.reason, code=error.code) from None
 
@@ -133,8 +133,8 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         for section in ("data", "loss"):
             if tree[section]:
                 tree[section] |= tree[section].pop("parameters")
-        if tree["data"]:
-            tree["data"]["features"] = tree["data"]["features"] or "all"
+        if self.data is not None and self.data.file is not None:
+            tree["data"]["file"] = str(Path(self.data.file).absolute())
         head = f"# with --plugin {self.plugin}\n" if self.plugin else ""
         return head + toml.write(tree)
 

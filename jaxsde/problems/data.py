@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,7 +55,8 @@ class Prepared(NamedTuple):
 
 
 def diabetes() -> Table:
-    """442 patients, ten baseline measurements, disease progression a year later (Efron et al. 2004), from scikit-learn."""
+    """442 patients, ten baseline measurements, disease progression a year later (Efron et al. 2004), from
+    scikit-learn."""
     return _from_sklearn("load_diabetes", "progression", scaled=False)
 
 
@@ -104,7 +105,7 @@ def load(
     *,
     file: Any = None,
     loss_target: str = "real",
-    features: tuple[str | int, ...] | None = None,
+    features: Sequence[str | int] | None = None,
     target: str | int | None = None,
     standardize: bool | None = None,
     intercept: bool = False,
@@ -114,8 +115,9 @@ def load(
 ) -> Prepared:
     """The data set `name` of `DATASETS` or the table in `file`, prepared for a loss of the target kind `loss_target`.
 
-    `features` picks columns by name or number; `standardize` scales them, and y when `loss_target` is "real";
-    `intercept` adds a column of ones. Raises `ExperimentError` with the row and column of what is wrong.
+    `features` picks columns by name or number, or "all" (those of `DATASETS` if None); `standardize` scales them, and
+    y when `loss_target` is "real"; `intercept` adds a column of ones. Raises `ExperimentError` with the row and
+    column of what is wrong.
     """
     if (name is None) == (file is None):
         raise ExperimentError("give either the name of a data set or a file", key="data")
@@ -128,12 +130,14 @@ def load(
         entry = DATASETS[str(name)]
         table, chosen = entry.function(**parameters), entry.features if features is None else features
         standardize = entry.standardize if standardize is None else standardize
-    return prepare(table, chosen or None, loss_target, standardize=standardize, intercept=intercept)
+    return prepare(
+        table, None if chosen == "all" else chosen or None, loss_target, standardize=standardize, intercept=intercept
+    )
 
 
 def prepare(
     table: Table,
-    features: tuple[str | int, ...] | None,
+    features: Sequence[str | int] | None,
     loss_target: str,
     *,
     standardize: bool = True,
@@ -171,7 +175,7 @@ def prepare(
     return Prepared(x, y, names, table.target, classes, table.source, checksum, tuple(notes))
 
 
-def _select(table: Table, features: tuple[str | int, ...] | None) -> Table:
+def _select(table: Table, features: Sequence[str | int] | None) -> Table:
     if features is None:
         if not table.features:
             raise ExperimentError("has one column only; give features beside the target", file=table.source)
