@@ -1,0 +1,234 @@
+"""The main job: SGD, its SDE, the SDE with Σ frozen at Φ*, and Langevin as the control, side by side on the clock t = Σ η.
+
+`run_experiment` takes an `Experiment` and gives the result (what `result.json` holds) with the arrays that the figures draw.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from . import __version__, random, record
+from .dynamics.equations import langevin, sgd_sde
+from .engine.run import Run, iterate
+from .estimate import Estimate
+from .experiment import Experiment
+from .metrics import fit_temperature, kl_between, kl_to_gibbs
+from .report.reasons import noise_rate
+from .report.verdict import Verdict, is_gibbs, verdict_statistics
+from .statistics import Histogram
+from .stepping.chains import integrate, sgd
+from .stepping.integrators import INTEGRATORS, Heun
+from .theory import gibbs, minimum, stationary_law
+
+_BINS = {1: 128, 2: 64, 3: 24}  # of the joint histogram, by dimension
+_FRAMES = (12, 24)  # looks at the ensemble during burn-in and after it
+
+
+class Setting(NamedTuple):
+    """What theory knows before anything runs. `phi_star`, `rate` (ηΣ_B there) and `temperature` are None where unknown."""
+
+    problem: Any
+    phi_star: np.ndarray | None
+    rate: np.ndarray | None
+    temperature: float | None
+    notes: list[str]
+
+
+def run_experiment(experiment: Experiment, *, progress: bool = False) -> dict[str, Any]:
+    """Runs every process of the experiment and returns the result, with `arrays` and the text `summary` beside it."""
+    e = experiment
+    setting = _setting(e)
+    chains = _processes(e, setting)
+    key = random.key(e.seed)
+    keys = {name: jax.random.fold_in(key, i) for i, name in enumerate(("sgd", "sde", "frozen", "langevin"))}
+    bar = _bar(progress, len(chains) * (e.burn_in or 0) + len(chains) * e.steps)
+    film = record.Film(setting.problem, setting.phi_star, setting.temperature)
+
+    runs: dict[str, Run] = {}
+    for name, (chain, per_step) in chains.items():
+        runs[name] = _burn_in(e, name, chain, per_step, keys[name], setting, film, bar)
+    edges = record.edges(runs, _BINS)
+    statistics = verdict_statistics(setting.problem) | record.histograms(edges, setting.problem.dim)
+    speed = None
+    for name, (chain, per_step) in chains.items():
+        runs[name], rate = _measure(e, name, chain, per_step, runs[name], statistics, film, bar)
+        speed = rate if name == "sgd" else speed
+    bar(0, done=True)
+
+    verdict = is_gibbs(runs["sgd"], setting.problem)
+    kls = _divergences(runs, setting.problem, verdict)
+    theory = _theory(chains, setting)
+    result = {
+        "executor": runs["sgd"].executor,
+        "chains": e.chains,
+        "steps": e.steps,
+        "burn_in": e.burn_in,
+        "learning_rate": e.sgd.learning_rate,
+        "batch_size": e.sgd.batch_size,
+        "sampling": e.sgd.sampling,
+        "dimension": setting.problem.dim,
+        "dtype": e.dtype,
+        "temperature": {"fit": verdict.temperature.to_json(), "predicted": _or_reason(setting.temperature, setting.notes)},
+        "kl": {name: estimate.to_json() for name, estimate in kls.items()},
+        "covariance": _covariances(runs, theory),
+        "verdict": verdict.to_json(),
+        "diverged": {name: _diverged(run) for name, run in runs.items()},
+        "chain_steps_per_second": speed,
+        "notes": setting.notes,
+        "versions": {"jaxsde": __version__, "jax": jax.__version__, "numpy": np.__version__},
+    }
+    arrays = record.arrays(runs, setting, theory, film, edges, kls, chains["sgd"][0], jax.random.fold_in(key, 99))
+    return result | {"arrays": arrays, "summary": _summary(result, runs, kls, verdict)}
+
+
+def _setting(e: Experiment) -> Setting:
+    problem = e.problem()
+    notes: list[str] = []
+    try:
+        phi_star = minimum(problem)
+    except ValueError as error:
+        return Setting(problem, None, None, None, [f"no frozen-Σ SDE, Langevin control or theory: {error}"])
+    chain = sgd(problem, learning_rate=e.sgd.learning_rate, batch_size=e.sgd.batch_size, sampling=e.sgd.sampling)
+    phi = jnp.asarray(phi_star, problem.start.dtype)
+    rate = np.asarray(jax.jit(noise_rate)(chain, phi), np.float64)
+    temperature = float(np.trace(rate)) / (2 * problem.dim)
+    if temperature <= 0:
+        notes.append("the gradient has no noise at the minimum, so there is no temperature and no Langevin control")
+    return Setting(problem, phi_star, rate, temperature if temperature > 0 else None, notes)
+
+
+def _processes(e: Experiment, setting: Setting) -> dict[str, tuple[Any, int]]:
+    """name -> (chain, its steps per step of SGD). The controls have additive noise, where Heun's stationary law is right to
+    second order in the step; SGD's SDE does not, and takes smaller steps."""
+    problem, eta, B = setting.problem, e.sgd.learning_rate, e.sgd.batch_size
+    first = sgd(problem, learning_rate=eta, batch_size=B, sampling=e.sgd.sampling)
+    equation = sgd_sde(problem, learning_rate=eta, batch_size=B, sampling=e.sgd.sampling)
+    n = e.sde.substeps
+    chains = {"sgd": (first, 1), "sde": (integrate(equation, INTEGRATORS[e.sde.integrator](), dt=eta / n), n)}
+    if setting.phi_star is not None:
+        held = sgd_sde(
+            problem, learning_rate=eta, batch_size=B, sampling=e.sgd.sampling, frozen_at=jnp.asarray(setting.phi_star)
+        )
+        chains["frozen"] = (integrate(held, Heun(), dt=eta), 1)
+    if setting.temperature is not None:
+        chains["langevin"] = (integrate(langevin(problem, temperature=setting.temperature), Heun(), dt=eta), 1)
+    return chains
+
+
+def _burn_in(
+    e: Experiment, name: str, chain: Any, per_step: int, key: Any, setting: Setting, film: record.Film, bar: Callable
+) -> Run:
+    burn_in = e.burn_in or 0
+    common: dict[str, Any] = dict(key=key, chains=e.chains, groups=e.groups, dtype=e.dtype, every=e.every * per_step)
+    run = None
+    chunk = max(1, burn_in // _FRAMES[0])
+    for run in iterate(chain, setting.problem.start, steps=burn_in * per_step, chunk=chunk * per_step, **common):
+        film.look(name, run, e.groups)
+        bar(chunk if burn_in else 0)
+    assert run is not None
+    return run
+
+
+def _measure(
+    e: Experiment, name: str, chain: Any, per_step: int, run: Run, statistics: dict, film: record.Film, bar: Callable
+) -> tuple[Run, float | None]:
+    """The run with its statistics, and its chain-steps per second once compiled."""
+    chunk = max(e.every, e.steps // _FRAMES[1] // e.every * e.every)
+    busy, first, moved = 0.0, run.step, 0
+    began = time.perf_counter()
+    for run in iterate(chain, run, steps=e.steps * per_step, chunk=chunk * per_step, every=e.every * per_step, statistics=statistics):
+        spent = time.perf_counter() - began
+        if moved:  # the first chunk was compiled
+            busy += spent
+        else:
+            first = run.step
+        moved += 1
+        film.look(name, run, e.groups)
+        bar(chunk)
+        began = time.perf_counter()
+    return run, (run.step - first) * run.chains / busy if busy > 0 else None
+
+
+def _divergences(runs: dict[str, Run], problem: Any, verdict: Verdict) -> dict[str, Estimate]:
+    if verdict.stationary.reading != "yes":
+        why = Estimate.unknown(verdict.kl.reason or "not known to be stationary: " + verdict.stationary.sentence)
+        return dict.fromkeys([*runs, "sgd_vs_sde"], why)
+    kls = {name: verdict.kl if name == "sgd" else kl_to_gibbs(run, problem) for name, run in runs.items()}
+    return kls | {"sgd_vs_sde": kl_between(runs["sgd"], runs["sde"])}
+
+
+def _theory(chains: dict[str, tuple[Any, int]], setting: Setting) -> dict[str, Any]:
+    """Stationary covariances, each an array or the reason why there is none."""
+
+    def covariance(x: Any) -> Any:
+        try:
+            law = stationary_law(x)
+        except (ValueError, TypeError) as error:
+            return str(error)
+        return law.covariance
+
+    found = {"theory_sgd": covariance(chains["sgd"][0]), "theory_sde": covariance(chains["sde"][0].sde)}
+    if "frozen" in chains:
+        found["theory_frozen"] = covariance(chains["frozen"][0].sde)
+    try:
+        if setting.temperature is None:
+            raise ValueError("no Gibbs law: there is no temperature")
+        found["gibbs"] = gibbs(setting.problem, setting.temperature)
+    except ValueError as error:
+        found["gibbs"] = str(error)
+    return found
+
+
+def _covariances(runs: dict[str, Run], theory: dict[str, Any]) -> dict[str, Any]:
+    table: dict[str, Any] = {name: run["covariance"].to_json() for name, run in runs.items()}
+    for name, x in theory.items():
+        matrix = getattr(x, "covariance", x)
+        table[name] = {"value": None, "reason": matrix} if isinstance(matrix, str) else {"value": matrix}
+    return table
+
+
+def _diverged(run: Run) -> dict[str, Any]:
+    gone = run.diverged
+    first = int(run.diverged_at[gone].min()) if gone.any() else None
+    told = {"count": int(gone.sum()), "fraction": float(gone.mean()), "first_step": first}
+    if gone.any() and not gone.all():
+        told["note"] = "left out of the statistics, which describe the chains that survived"
+    return told
+
+
+def _or_reason(value: Any, notes: list[str]) -> Any:
+    return value if value is not None else {"value": None, "reason": "; ".join(notes)}
+
+
+def _summary(result: dict[str, Any], runs: dict[str, Run], kls: dict[str, Estimate], verdict: Verdict) -> str:
+    """The table and the verdict that a person reads."""
+    titles = {"sgd": "SGD", "sde": "its SDE", "frozen": "SDE, Σ frozen at Φ*", "langevin": "Langevin (control)"}
+    lines = [f"{'':<22}{'KL to Gibbs (nats)':<32}{'T*':<26}diverged"]
+    for name, run in runs.items():
+        kl = kls[name]
+        cell = f"{kl.value:.4f} [{kl.low:.4f}, {kl.high:.4f}]" if kl.known else "unknown"
+        t = fit_temperature(run, run.chain.problem) if kl.known else kl
+        degree = f"{t.value:.5g} ± {t.stderr:.1g}" if t.known else "unknown"
+        lines.append(f"{titles[name]:<22}{cell:<32}{degree:<26}{int(run.diverged.sum())} of {run.chains}")
+    between = kls["sgd_vs_sde"]
+    if between.known:
+        lines.append(f"{'SGD to its SDE':<22}{between.value:.4f} [{between.low:.4f}, {between.high:.4f}]")
+    rate = result["chain_steps_per_second"]
+    if rate:
+        lines.append(f"{rate:.3g} SGD chain-steps per second")
+    return "\n".join([*lines, "", verdict.sentence])
+
+
+def _bar(progress: bool, total: int) -> Callable[..., None]:
+    if not progress:
+        return lambda steps, done=False: None
+    from tqdm import tqdm
+
+    bar = tqdm(total=total, unit="step", unit_scale=True, leave=False)
+    return lambda steps, done=False: bar.close() if done else bar.update(steps) and None
