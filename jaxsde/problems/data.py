@@ -55,28 +55,27 @@ class Prepared(NamedTuple):
 
 
 def diabetes() -> Table:
-    """442 patients, ten baseline measurements, disease progression a year later (Efron et al. 2004), from
-    scikit-learn."""
+    """442 patients, ten baseline measurements, disease progression a year later (Efron et al. 2004)."""
     return _from_sklearn("load_diabetes", "progression", scaled=False)
 
 
 def breast_cancer() -> Table:
-    """569 tumours, thirty measurements of cell nuclei, 1 benign or 0 malignant (Wisconsin 1995), from scikit-learn."""
+    """569 tumours, thirty measurements of cell nuclei, 1 benign or 0 malignant (Wisconsin 1995)."""
     return _from_sklearn("load_breast_cancer", "benign")
 
 
 def digits() -> Table:
-    """1797 handwritten digits, 8×8 pixels, ten classes (Alpaydin and Kaynak 1998), from scikit-learn."""
+    """1797 handwritten digits, 8×8 pixels, ten classes (Alpaydin and Kaynak 1998)."""
     return _from_sklearn("load_digits", "digit")
 
 
 def iris() -> Table:
-    """150 irises, four lengths of petals and sepals, three species (Fisher 1936), from scikit-learn."""
+    """150 irises, four lengths of petals and sepals, three species (Fisher 1936)."""
     return _from_sklearn("load_iris", "species")
 
 
 def wine() -> Table:
-    """178 wines, thirteen chemical measurements, three cultivars (Forina 1991), from scikit-learn."""
+    """178 wines, thirteen chemical measurements, three cultivars (Forina 1991)."""
     return _from_sklearn("load_wine", "cultivar")
 
 
