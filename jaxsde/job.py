@@ -26,7 +26,6 @@ from .stepping.chains import integrate, sgd
 from .stepping.integrators import INTEGRATORS, Heun
 from .theory import gibbs, minimum, stationary_law
 
-_BINS = {1: 128, 2: 64, 3: 24}  # of the joint histogram, by dimension
 _FRAMES = (12, 24)  # looks at the ensemble during burn-in and after it
 
 
@@ -51,10 +50,13 @@ def run_experiment(experiment: Experiment, *, progress: bool = False) -> dict[st
     film = record.Film(setting.problem, setting.phi_star, setting.temperature)
 
     runs: dict[str, Run] = {}
+    # The boxes are not known before the burn-in is over; they are data, so the compiled programs are the same.
+    d = setting.problem.dim
+    statistics = verdict_statistics(setting.problem) | record.histograms(record.edges({}, d), d)
     for name, (chain, per_step) in chains.items():
-        runs[name] = _burn_in(e, name, chain, per_step, keys[name], setting, film, bar)
-    edges = record.edges(runs, _BINS)
-    statistics = verdict_statistics(setting.problem) | record.histograms(edges, setting.problem.dim)
+        runs[name] = _burn_in(e, name, chain, per_step, keys[name], setting, statistics, film, bar)
+    edges = record.edges(runs, d)
+    statistics |= record.histograms(edges, d)
     speed = None
     for name, (chain, per_step) in chains.items():
         runs[name], rate = _measure(e, name, chain, per_step, runs[name], statistics, film, bar)
@@ -122,13 +124,13 @@ def _processes(e: Experiment, setting: Setting) -> dict[str, tuple[Any, int]]:
 
 
 def _burn_in(
-    e: Experiment, name: str, chain: Any, per_step: int, key: Any, setting: Setting, film: record.Film, bar: Callable
+    e: Experiment, name: str, chain: Any, per_step: int, key: Any, setting: Setting, statistics: dict, film: record.Film, bar: Callable
 ) -> Run:
     burn_in = e.burn_in or 0
-    common: dict[str, Any] = dict(key=key, chains=e.chains, groups=e.groups, dtype=e.dtype, every=e.every * per_step)
+    common: dict[str, Any] = dict(key=key, chains=e.chains, groups=e.groups, dtype=e.dtype, every=e.every * per_step, statistics=statistics)
     run = None
     chunk = max(1, burn_in // _FRAMES[0])
-    for run in iterate(chain, setting.problem.start, steps=burn_in * per_step, chunk=chunk * per_step, **common):
+    for run in iterate(chain, setting.problem.start, steps=0, burn_in=burn_in * per_step, chunk=chunk * per_step, **common):
         film.look(name, run, e.groups)
         bar(chunk if burn_in else 0)
     assert run is not None

@@ -20,6 +20,7 @@ from .statistics import Histogram
 from .theory import Gibbs, gaussian_kl
 from .types import Draws
 
+_BINS = {1: 128, 2: 64, 3: 24}  # of the joint histogram, by dimension
 _KEPT = 20_000  # positions kept for scatter and contours
 _SUMS = (1, 4, 16, 64, 256)  # gradient noises that are summed
 _NOISE_COST = 1 << 22  # example gradients that the noise figure may cost
@@ -88,12 +89,11 @@ class Film:
         return value, float(np.sqrt((len(left) - 1) * left.var()))
 
 
-def edges(runs: dict[str, Run], bins: dict[int, int]) -> list[np.ndarray]:
-    """Box edges for every component, wide enough for all processes as they stand after burn-in."""
+def edges(runs: dict[str, Run], d: int) -> list[np.ndarray]:
+    """Box edges for each of the d components, wide enough for all processes as they stand after burn-in."""
     alive = [run.positions[~run.diverged] for run in runs.values()]
     settled = [x for x in alive if len(x)]
-    d = next(iter(runs.values())).chain.dim
-    count = bins.get(d, 64)
+    count = _BINS.get(d, 64)
     if not settled:
         return [np.linspace(-1.0, 1.0, count + 1) for _ in range(d)]
     x = np.concatenate(settled).astype(np.float64)

@@ -33,7 +33,7 @@ class Course:
 
     windows: int = static()
 
-    def __init__(self, windows: int = 16):
+    def __init__(self, windows: int = 8):
         if isinstance(windows, bool) or int(windows) != windows or windows < 4 or windows % 2:
             raise ValueError(f"Course: windows must be an even integer of at least 4, got {windows!r}")
         object.__setattr__(self, "windows", int(windows))
