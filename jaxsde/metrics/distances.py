@@ -83,22 +83,23 @@ def total_variation(run: Measured, other: Any, *, statistic: str | None = None) 
         if isinstance(other, Gibbs):
             cells = Cells(other.problem, tuple(np.asarray(e) for e in a.statistic.edges), a.statistic.components)
             q = np.exp(cells.log_masses(other.temperature))
-            sources, variance = [a], _variances(a)
+            b, variance = None, _variances(a)
         else:
             b = read_histogram(other, statistic)
             check_same_boxes(a, b)
             q = with_outside(b.result())
-            sources, variance = [a, b], _variances(a) + _variances(b)
+            variance = _variances(a) + _variances(b)
         binned.check_inside(q, "the second law")
     except Unknown as why:
         return Estimate.unknown(str(why), estimator=estimator)
-    if len(sources) == 1:
+    if b is None:
         estimate = jackknife(
             a.statistic, a.partials, lambda x: 0.5 * np.abs(with_outside(x) - q).sum(), estimator=estimator
         )
     else:
         estimate = jackknife_two(
-            *((s.statistic, s.partials) for s in sources),
+            (a.statistic, a.partials),
+            (b.statistic, b.partials),
             lambda x, y: 0.5 * np.abs(with_outside(x) - with_outside(y)).sum(),
             estimator=estimator,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,25 +12,32 @@ from ..estimate import Unknown
 from ..statistics import Histogram
 from . import binned
 from .cells import Cells
+from .reference import Tilt
 
 # The law is known at this many temperatures, Chebyshev points of log T within ±WIDTH of the best one.
 NODES, WIDTH = 7, 0.2
-
-# (masses ["boxes+1"], log q at the temperatures on the full and on the halved grid) -> KL at each temperature
-Divergence = Callable[[np.ndarray, "list[np.ndarray]"], np.ndarray]
 
 
 class LogMasses:
     """log q of the Gibbs laws at a few temperatures, with which the best temperature of any p nearby is found at once.
 
-    `p` ["boxes+1"] says where to look. With a given temperature there is just that one. Raises Unknown as `Cells`.
+    `parts` are the partitions of the boxes on which the laws are compared; `p` ["boxes+1"] says where to look. With a given
+    temperature there is just that one. Raises Unknown as `Cells`.
     """
 
-    def __init__(self, problem: Any, histogram: Histogram, p: np.ndarray, temperature: float | None):
+    def __init__(
+        self,
+        problem: Any,
+        histogram: Histogram,
+        p: np.ndarray,
+        parts: list[binned.Partition],
+        temperature: float | None,
+        direction: str,
+    ):
         self.cells = Cells(problem, tuple(np.asarray(e, np.float64) for e in histogram.edges), histogram.components)
-        self.shape = histogram.shape
-        self.given = temperature
+        self.parts, self.given, self.direction = parts, temperature, direction
         self._centre = np.log(temperature if temperature is not None else self._begin(p))
+        self._tilt = Tilt(self.cells.edges, p)
         self._lay()
 
     @property
@@ -43,79 +49,51 @@ class LogMasses:
         """log q ["boxes+1"]."""
         return self.cells.log_masses(temperature)
 
-    def forward(self, p: np.ndarray, levels: list[np.ndarray]) -> np.ndarray:
-        """KL(p‖q) at every temperature."""
-
-        def level(i: int) -> np.ndarray:
-            return binned.forward_kl(binned.halved(p, self.shape, np.add) if i else p, levels[i])
-
-        return binned.extrapolated(level, self.shape)
-
-    def reverse(self, p: np.ndarray, groups: np.ndarray) -> Divergence:
-        """KL(q‖p), where boxes that p has hardly visited are joined with the outside."""
-        labels = [binned.joined(p, groups)]
-        if binned.can_halve(self.shape):
-            labels.append(
-                binned.joined(binned.halved(p, self.shape, np.add), binned.halved(groups, self.shape, np.add))
-            )
-
-        def divergence(p: np.ndarray, levels: list[np.ndarray]) -> np.ndarray:
-            def level(i: int) -> np.ndarray:
-                x = binned.gather(binned.halved(p, self.shape, np.add) if i else p, labels[i])
-                y = binned.gather(np.exp(levels[i]), labels[i])
-                if (x == 0).any():
-                    raise Unknown("a box that the Gibbs law fills is visited by too few groups: use wider boxes")
-                return (y * (np.log(np.maximum(y, 1e-300)) - np.log(x))).sum(axis=-1)
-
-            return binned.extrapolated(level, self.shape)
-
-        return divergence
-
-    def check_visited(self, q: np.ndarray, p: np.ndarray, groups: np.ndarray) -> None:
-        """Unknown when much of the Gibbs law q lies where the chains have hardly been: KL(q‖p) is made there."""
-        hidden = float(binned.gather(q, binned.joined(p, groups))[0])
-        if hidden > binned.MOST_OUTSIDE:
-            raise Unknown(
-                f"{100 * hidden:.3g} % of the Gibbs law lies where the chains have hardly been: KL(Gibbs‖p) needs more samples"
-            )
-
-    def best_temperature(self, divergence: Divergence, p: np.ndarray) -> float:
+    def best_temperature(self, p: np.ndarray) -> float:
         """Where the divergence of p is least; moves the temperatures there. The given one where it is given."""
         if self.given is not None:
             return self.given
         for _ in range(24):
-            u, _ = self._minimum(divergence, p)
+            u, _ = self._minimum(p)
             if abs(u) < 0.5:
                 return float(np.exp(self._centre + WIDTH * u))
             self._centre += WIDTH * (u if abs(u) < 1 else 4 * u)
             self._lay()
         raise Unknown("no temperature makes the divergence least: it keeps falling as the temperature is changed")
 
-    def least(self, divergence: Divergence, p: np.ndarray) -> float:
-        """The divergence of p at its own best temperature (at the given one where it is given)."""
-        return self._minimum(divergence, p)[1]
+    def least(self, p: np.ndarray) -> np.ndarray:
+        """The divergence of p ["boxes+1"] at its own best temperature (or the given one), and what extrapolation added."""
+        return self._minimum(p)[1]
 
-    def _minimum(self, divergence: Divergence, p: np.ndarray) -> tuple[float, float]:
-        """(u, value) of the least divergence, T = exp(centre + WIDTH u), −1 ≤ u ≤ 1."""
-        values = divergence(p, self._levels)
+    def _minimum(self, p: np.ndarray) -> tuple[float, Any]:
+        """u and the values at it, T = exp(centre + WIDTH u), −1 ≤ u ≤ 1."""
+        # the reference follows p; its base is the Gibbs law in the middle
+        log_r = np.append(self._tilt.fit(p, self._base[:-1]), -np.inf)
+        levels = []
+        for partition in self.parts:
+            if self.direction == "forward":
+                levels.append(partition.divergence(p, self._log_q, log_r))
+            else:
+                with np.errstate(divide="ignore"):
+                    levels.append(partition.divergence(np.exp(self._log_q), np.log(p), log_r, rare="second"))
+        values, change = binned.extrapolated(levels)
         if not np.isfinite(values).all():
-            raise Unknown("the run's law has mass where the loss is infinite: KL is infinite")
+            raise Unknown("one law has mass where the other has none: the divergence is infinite")
         if self.given is not None:
-            return 0.0, float(values[0])
-        series = chebyshev.chebfit(self._nodes, values, NODES - 1)
+            return 0.0, np.array([values[0], change[0]])
+        series = chebyshev.chebfit(self._nodes, np.stack([values, change], axis=1), NODES - 1)
         found = optimize.minimize_scalar(
-            lambda u: chebyshev.chebval(u, series), bounds=(-1, 1), method="bounded", options={"xatol": 1e-7}
+            lambda u: chebyshev.chebval(u, series[:, 0]), bounds=(-1, 1), method="bounded", options={"xatol": 1e-7}
         )
         u = float(found.x)  # pyright: ignore[reportAttributeAccessIssue]
-        return u if abs(u) < 0.999 else float(np.sign(u)), float(chebyshev.chebval(u, series))
+        return u if abs(u) < 0.999 else float(np.sign(u)), chebyshev.chebval(u, series)
 
     def _lay(self) -> None:
-        """log q at the temperatures around the centre, on the full grid and on the halved one."""
+        """The masses of the parts at the temperatures around the centre."""
         self._nodes = chebyshev.chebpts1(NODES) if self.given is None else np.zeros(1)
-        full = np.stack([self.at(float(t)) for t in np.exp(self._centre + WIDTH * self._nodes)])
-        self._levels = [full]
-        if binned.can_halve(self.shape):
-            self._levels.append(binned.halved(full, self.shape, np.logaddexp))
+        self._log_q = np.stack([self.at(float(t)) for t in np.exp(self._centre + WIDTH * self._nodes)])
+        self._base = self._log_q[len(self._log_q) // 2]
+        self._tilt.restart()
 
     def _begin(self, p: np.ndarray) -> float:
         """The temperature at which KL(p‖q) inside the boxes is least: the mean losses agree."""
@@ -127,10 +105,12 @@ class LogMasses:
             raise Unknown("the run's law has mass where the loss is infinite: KL is infinite")
         if not excess > 0:
             raise Unknown("the chains sit in the box of lowest loss: use narrower boxes")
-        start = np.log(2 * excess / len(self.shape))
+        start = np.log(2 * excess / len(self.cells.edges))
 
-        def divergence(log_t: float) -> float:
-            return float(binned.forward_kl(inside, self.cells.guess(float(np.exp(log_t)))))
+        on = inside > 0
 
-        found = optimize.minimize_scalar(divergence, bracket=(start - 1, start, start + 1), tol=1e-3)
+        def cross_entropy(log_t: float) -> float:
+            return -float(inside[on] @ self.cells.guess(float(np.exp(log_t)))[on])
+
+        found = optimize.minimize_scalar(cross_entropy, bracket=(start - 1, start, start + 1), tol=1e-3)
         return float(np.exp(np.clip(found.x, start - 20, start + 20)))  # pyright: ignore[reportAttributeAccessIssue]

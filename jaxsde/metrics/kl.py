@@ -1,9 +1,10 @@
 """Kullback–Leibler divergences in nats, from histograms and from moments, with intervals over groups and a noise floor.
 
-Two biases are taken out. Sampling: a plug-in Σ p̂ log(p̂/q) is too large by ½ Σ Var(p̂_i)/p_i, which for independent samples
-is Miller and Madow's (boxes − 1)/2N; chains are correlated, so their N is unknown, but groups of chains are not, and the
-jackknife over groups removes the term whatever it is. Binning: boxes of width h hide (h²/24) E|∇ log p/q|²; a histogram
-with even numbers of boxes is halved, and h² is extrapolated away, (4 KL_h − KL_2h)/3.
+Three errors are taken out of the histogram's. Sampling: a plug-in Σ p̂ log(p̂/q) is too large by ½ Σ Var(p̂_i)/p_i, which for
+independent samples is Miller and Madow's (boxes − 1)/2N; chains are correlated, so their N is unknown, but groups of chains
+are not, and the jackknife over groups removes the term whatever it is. Rare boxes, where that is not enough, are pooled
+with neighbours (`binned`), and a smooth reference that follows p makes pooling cost nothing (`reference`). Binning: boxes
+of width h hide (h²/24) E|∇ log p/q|²; the histogram is halved, and h² is extrapolated away, (4 KL_h − KL_2h)/3.
 
 What is left is of either sign when the true KL is zero; a KL is never negative, so value and interval end at 0. `floor` is
 what the estimator would report on average for identical laws, with this many boxes and samples.
@@ -23,6 +24,7 @@ from ..statistics import Covariance, Histogram
 from ..theory.gaussian import gaussian_kl
 from . import binned
 from .fitted import LogMasses
+from .reference import Tilt
 from .sources import (
     MeanAndCovariance,
     Measured,
@@ -122,36 +124,43 @@ def _histogram_to_gibbs(
     run: Measured, problem: Any, temperature: float | None, direction: Direction, statistic: str | None
 ) -> Estimate:
     source = read_histogram(run, statistic)
-    shape = source.statistic.shape
-    groups = binned.group_masses(source)
+    shape, groups = source.statistic.shape, binned.group_masses(source)
     p = with_outside(source.result())
     binned.check_inside(p, "the run's law")
     binned.check_resolved(p, shape, "the run's law")
-    law = LogMasses(problem, source.statistic, p, temperature)
-    divergence = law.forward if direction == "forward" else law.reverse(p, groups)
+    parts = binned.partitions(p, groups, shape, divisor=direction == "reverse")
+    binned.check_parts(parts)
+    law = LogMasses(problem, source.statistic, p, parts, temperature, direction)
     try:
-        best = law.best_temperature(divergence, p)
+        best = law.best_temperature(p)
     except Unknown:
         if direction == "reverse":  # a law that runs away from the chains: that is the better reason
-            law.check_visited(np.exp(law.at(law.temperature)), p, groups)
+            _check_visited(np.exp(law.at(law.temperature)), parts)
         raise
     q = np.exp(law.at(best))
     binned.check_inside(q, f"the Gibbs law at T = {best:.4g}")
     binned.check_resolved(q, shape, f"the Gibbs law at T = {best:.4g}")
     if direction == "reverse":
-        law.check_visited(q, p, groups)
+        _check_visited(q, parts)
     partial = "" if law.cells.whole else f" of components {source.statistic.components}: a lower bound"
     estimate = jackknife(
         source.statistic,
         source.partials,
-        lambda masses: law.least(divergence, with_outside(masses)),
-        estimator=f"{direction}, {binned.name_of(shape)}{partial}",
+        lambda masses: law.least(with_outside(masses)),
+        estimator=f"{direction}, {binned.name_of(shape, parts)}{partial}",
         bias_corrected=True,
     )
     note = f"at the {'given' if temperature is not None else 'best'} temperature T = {best:.6g}"
-    return _ended_at_zero(
-        estimate, null_spread(binned.null_features(groups, source.counts, shape), source.counts), note
-    )
+    return _reported(estimate, null_spread(binned.null_features(groups, source.counts, parts), source.counts), note)
+
+
+def _check_visited(q: np.ndarray, parts: list[binned.Partition]) -> None:
+    """Unknown when much of the Gibbs law q lies where the chains have hardly been: KL(q‖p) is made there."""
+    hidden = float(parts[0].gather(q)[0])
+    if hidden > binned.MOST_OUTSIDE:
+        raise Unknown(
+            f"{100 * hidden:.3g} % of the Gibbs law lies where the chains have hardly been: KL(Gibbs‖p) needs more samples"
+        )
 
 
 def _gaussian_to_gibbs(
@@ -179,7 +188,7 @@ def _gaussian_to_gibbs(
     best = local.best_temperature(mean, covariance, direction) if temperature is None else temperature
     note = f"at the {'given' if temperature is not None else 'best'} temperature T = {best:.6g}"
     features = gaussian_features(source, mean, covariance, fitted=temperature is None)
-    return _ended_at_zero(estimate, null_spread([(1.0, features)], source.counts), note)
+    return _reported(estimate, null_spread([(1.0, features)], source.counts), note)
 
 
 def _histogram_between(run_a: Measured, run_b: Measured, statistic: str | None) -> Estimate:
@@ -190,42 +199,46 @@ def _histogram_between(run_a: Measured, run_b: Measured, statistic: str | None) 
     for masses, what in ((p, "the first run's law"), (q, "the second run's law")):
         binned.check_inside(masses, what)
         binned.check_resolved(masses, shape, what)
-    groups = binned.group_masses(b)
-    levels = [(q, groups)]
-    if binned.can_halve(shape):
-        levels.append((binned.halved(q, shape, np.add), binned.halved(groups, shape, np.add)))
-    labels = [binned.joined(*level) for level in levels]
-    # part 0 is all that b has hardly visited: if much of a is there, nothing is known of the ratio
-    hidden = binned.gather(p, labels[0])[0]
+    each = [binned.group_masses(s) for s in (a, b)]
+    fewest = min(len(groups) for groups in each)
+    parts = binned.partitions(np.stack([p, q]), np.stack([_regrouped(g, fewest) for g in each]), shape, divisor=True)
+    binned.check_parts(parts)
+    # part 0 is all that one of the runs has hardly visited: if much of the first is there, nothing is known of the ratio
+    hidden = float(parts[0].gather(p)[0])
     if hidden > binned.MOST_OUTSIDE:
         raise Unknown(
-            f"{100 * hidden:.3g} % of the first run's law lies where the second has hardly been: the supports overlap too "
-            "little to compare them"
+            f"{100 * hidden:.3g} % of the first run's law lies where one of the two has hardly been: the supports overlap "
+            "too little, or the samples are too few, to compare them"
         )
 
-    def divergence(masses_a: np.ndarray, masses_b: np.ndarray) -> float:
-        def level(i: int) -> float:
-            x, y = with_outside(masses_a), with_outside(masses_b)
-            if i:
-                x, y = binned.halved(x, shape, np.add), binned.halved(y, shape, np.add)
-            x, y = binned.gather(x, labels[i]), binned.gather(y, labels[i])
-            if (y[x > 0] == 0).any():
-                raise Unknown("a box that one run visits is empty in the other: use more groups or wider boxes")
-            return float((x[x > 0] * np.log(x[x > 0] / y[x > 0])).sum())
+    edges = tuple(np.asarray(e, np.float64) for e in a.statistic.edges)
+    log_sizes = np.log(np.prod(np.meshgrid(*map(np.diff, edges), indexing="ij"), axis=0)).ravel()
+    tilts = Tilt(edges, p), Tilt(edges, q)
 
-        return binned.extrapolated(level, shape)
+    def divergence(masses_a: np.ndarray, masses_b: np.ndarray) -> np.ndarray:
+        x, y = with_outside(masses_a), with_outside(masses_b)
+        log_r, log_s = (np.append(t.fit(m, log_sizes), -np.inf) for t, m in zip(tilts, (x, y), strict=True))
+        with np.errstate(divide="ignore"):
+            log_y = np.log(y)
+        both = [part.divergence(x, log_y, log_r, rare="both", log_s=log_s) for part in parts]
+        return np.stack(binned.extrapolated(both))
 
     estimate = jackknife_two(
         (a.statistic, a.partials),
         (b.statistic, b.partials),
         divergence,
-        estimator=binned.name_of(shape),
+        estimator=binned.name_of(shape, parts),
         bias_corrected=True,
     )
-    spread = two_run_spread(
-        a, b, lambda s: [(w, f) for w, f in binned.null_features(binned.group_masses(s), s.counts, shape)]
+    spread = sum(
+        null_spread(binned.null_features(g, s.counts, parts), s.counts) for g, s in zip(each, (a, b), strict=True)
     )
-    return _ended_at_zero(estimate, spread)
+    return _reported(estimate, float(spread))
+
+
+def _regrouped(groups: np.ndarray, fewest: int) -> np.ndarray:
+    """Groups ["G boxes+1"] put together until there are only so many, to ask of two runs how many have visited a box."""
+    return np.add.reduceat(groups, np.arange(fewest) * len(groups) // fewest, axis=0)
 
 
 def _gaussian_between(run_a: Measured, run_b: Measured, statistic: str | None) -> Estimate:
@@ -243,8 +256,9 @@ def _gaussian_between(run_a: Measured, run_b: Measured, statistic: str | None) -
         estimator="Gaussian plug-in from means and covariances, bias removed by jackknife",
         bias_corrected=True,
     )
-    spread = two_run_spread(a, b, lambda s: [(1.0, gaussian_features(s, *moments(s), fitted=False))])
-    return _ended_at_zero(estimate, spread)
+    # Var ½|f_a − f_b|² = ½ tr (A + B)², and A is nearly a multiple of B when the laws are the same
+    spread = sum(null_spread([(1.0, gaussian_features(s, *moments(s), fitted=False))], s.counts) for s in (a, b))
+    return _reported(estimate, float(spread))
 
 
 def gaussian_features(source: Source, mean: np.ndarray, covariance: np.ndarray, *, fitted: bool) -> np.ndarray:
@@ -262,13 +276,6 @@ def gaussian_features(source: Source, mean: np.ndarray, covariance: np.ndarray, 
     return np.stack(rows)
 
 
-def two_run_spread(a: Source, b: Source, features: Any) -> float:
-    """`null_spread` for the difference of two runs: their noises add."""
-    # Var ½|f_a − f_b|² = ½ tr (A + B)², and A ≈ B under the null up to the number of samples.
-    x, y = null_spread(features(a), a.counts), null_spread(features(b), b.counts)
-    return x + y
-
-
 def check_same_boxes(a: Source, b: Source) -> None:
     """ValueError unless both histograms have the same components and edges."""
     same = a.statistic.components == b.statistic.components and a.statistic.shape == b.statistic.shape
@@ -279,10 +286,26 @@ def check_same_boxes(a: Source, b: Source) -> None:
         raise ValueError("the two runs' histograms have different components or edges: give both the same Histogram")
 
 
-def _ended_at_zero(estimate: Estimate, spread: float, note: str | None = None) -> Estimate:
-    """The estimate cut at 0, with its floor: E max(0, N(0, spread²)) = spread/√(2π)."""
+def _reported(estimate: Estimate, spread: float, note: str | None = None) -> Estimate:
+    """The estimate cut at 0, with its floor E max(0, N(0, spread²)) = spread/√(2π).
+
+    A vector is (value, what extrapolation in box width added): the interval reaches a third of that further, for what
+    extrapolation may leave.
+    """
     floor = spread / np.sqrt(2 * np.pi)
     if not estimate.known:
-        return dataclasses.replace(estimate, floor=floor)
-    value, low, high = max(0.0, estimate.value), max(0.0, estimate.low), max(floor, estimate.high)
-    return dataclasses.replace(estimate, value=value, low=low, high=high, floor=floor, note=note)
+        return dataclasses.replace(estimate, floor=floor, note=note)
+    value, stderr, low, high = (np.atleast_1d(getattr(estimate, k)) for k in ("value", "stderr", "low", "high"))
+    reach = binned.LEFT_BY_EXTRAPOLATION * abs(float(value[1])) if len(value) > 1 else 0.0
+    if reach > stderr[0]:
+        coarse = f"the width of the boxes matters by {reach:.2g}: narrower ones would give a smaller interval"
+        note = coarse if note is None else f"{note}; {coarse}"
+    return dataclasses.replace(
+        estimate,
+        value=max(0.0, float(value[0])),
+        stderr=float(stderr[0]),
+        low=max(0.0, float(low[0]) - reach),
+        high=max(floor, float(high[0]) + reach),
+        floor=float(floor),
+        note=note,
+    )

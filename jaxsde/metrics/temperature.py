@@ -48,14 +48,13 @@ def fit_temperature(
             raise Unknown("the run has neither MeanLoss nor Covariance: add one to its statistics")
         source = read_covariance(run, statistic)
         local = Local(problem, *moments(source))
-        estimate = jackknife(
+        return jackknife(
             MeanAndCovariance(),
             source.partials,
-            lambda mc: local.best_temperature(*mc, direction),
+            lambda both: local.best_temperature(both[0], both[1], direction),
             estimator=f"{estimator}, from the covariance{local.caveat}",
             bias_corrected=direction == "reverse",
         )
-        return estimate
     except Unknown as why:
         return Estimate.unknown(str(why), estimator=estimator)
 
