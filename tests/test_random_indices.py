@@ -139,9 +139,9 @@ def test_large_distinct_samples():
 
 
 @functools.partial(jax.jit, static_argnames=("n", "chains", "epochs"))
-def permutation_table(n, chains, epochs, first=0):
+def permutation_table(n, chains, epochs, first=np.uint32(0)):
     """[epochs, n, chains]"""
-    epoch = (jnp.arange(epochs, dtype=jnp.uint32) + np.uint32(first))[:, None, None]
+    epoch = (jnp.arange(epochs, dtype=jnp.uint32) + first)[:, None, None]
     return random.permutation_at(WORDS, ids(chains), (epoch, epoch * 0), jnp.arange(n)[:, None], n)
 
 
