@@ -76,7 +76,10 @@ def run_experiment(experiment: Experiment, *, progress: bool = False) -> dict[st
         "sampling": e.sgd.sampling,
         "dimension": setting.problem.dim,
         "dtype": e.dtype,
-        "temperature": {"fit": verdict.temperature.to_json(), "predicted": _or_reason(setting.temperature, setting.notes)},
+        "temperature": {
+            "fit": verdict.temperature.to_json(),
+            "predicted": _or_reason(setting.temperature, setting.notes),
+        },
         "kl": {name: estimate.to_json() for name, estimate in kls.items()},
         "covariance": _covariances(runs, theory),
         "verdict": verdict.to_json(),
@@ -124,13 +127,25 @@ def _processes(e: Experiment, setting: Setting) -> dict[str, tuple[Any, int]]:
 
 
 def _burn_in(
-    e: Experiment, name: str, chain: Any, per_step: int, key: Any, setting: Setting, statistics: dict, film: record.Film, bar: Callable
+    e: Experiment,
+    name: str,
+    chain: Any,
+    per_step: int,
+    key: Any,
+    setting: Setting,
+    statistics: dict,
+    film: record.Film,
+    bar: Callable,
 ) -> Run:
     burn_in = e.burn_in or 0
-    common: dict[str, Any] = dict(key=key, chains=e.chains, groups=e.groups, dtype=e.dtype, every=e.every * per_step, statistics=statistics)
+    common: dict[str, Any] = dict(
+        key=key, chains=e.chains, groups=e.groups, dtype=e.dtype, every=e.every * per_step, statistics=statistics
+    )
     run = None
     chunk = max(1, burn_in // _FRAMES[0])
-    for run in iterate(chain, setting.problem.start, steps=0, burn_in=burn_in * per_step, chunk=chunk * per_step, **common):
+    for run in iterate(
+        chain, setting.problem.start, steps=0, burn_in=burn_in * per_step, chunk=chunk * per_step, **common
+    ):
         film.look(name, run, e.groups)
         bar(chunk if burn_in else 0)
     assert run is not None
@@ -144,7 +159,9 @@ def _measure(
     chunk = max(e.every, e.steps // _FRAMES[1] // e.every * e.every)
     busy, first, moved = 0.0, run.step, 0
     began = time.perf_counter()
-    for run in iterate(chain, run, steps=e.steps * per_step, chunk=chunk * per_step, every=e.every * per_step, statistics=statistics):
+    for run in iterate(
+        chain, run, steps=e.steps * per_step, chunk=chunk * per_step, every=e.every * per_step, statistics=statistics
+    ):
         spent = time.perf_counter() - began
         if moved:  # the first chunk was compiled
             busy += spent

@@ -189,7 +189,9 @@ def _noise(chain: Any, phi_star: np.ndarray, key: Any) -> dict[str, np.ndarray]:
         return {}
     if isinstance(gradient, Minibatch) and draws.scheme == "epoch":
         # over an epoch the noises sum to zero: the slide is about independent ones
-        gradient = Minibatch(gradient.problem, gradient.batch_size, "without_replacement", draws._replace(scheme="distinct"))
+        gradient = Minibatch(
+            gradient.problem, gradient.batch_size, "without_replacement", draws._replace(scheme="distinct")
+        )
     cost = gradient.batch_size if isinstance(gradient, Minibatch) else max(1, gradient.problem.examples)
     copies = int(np.clip(_NOISE_COST // (_SUMS[-1] * cost), 256, 8192))
     counts = [n for n in _SUMS if n * copies * cost <= 4 * _NOISE_COST]

@@ -52,13 +52,17 @@ class Layout(NamedTuple):
         return np.arange(self.width)[None, :] < np.asarray(self.counts)[:, None]
 
 
-def plan(chains: int, groups: int, lane_numbers: int, platform: str, workers: int) -> Layout:
-    """The layout of `chains` chains in `groups` groups when one chain's step holds `lane_numbers` numbers."""
+def widest(lane_numbers: int, platform: str) -> int:
+    """The most chains that a tile should hold when one chain's step holds `lane_numbers` numbers."""
+    if platform != "cpu":
+        return 1 << 20
+    return max(_LANES, min(8192, _CACHE_NUMBERS // max(1, lane_numbers)) // _LANES * _LANES)
+
+
+def plan(chains: int, groups: int, widest: int, workers: int) -> Layout:
+    """The layout of `chains` chains in `groups` groups with at most `widest` chains in a tile."""
     groups = min(groups, chains)
     sizes = tuple(chains // groups + (g < chains % groups) for g in range(groups))
-    widest = max(_LANES, min(8192, _CACHE_NUMBERS // max(1, lane_numbers)) // _LANES * _LANES)
-    if platform != "cpu":
-        widest = 1 << 20
     parts = math.ceil(sizes[0] / widest)
     width = math.ceil(math.ceil(sizes[0] / parts) / _LANES) * _LANES
     row_group, first, counts, start = [], [], [], 0
@@ -107,16 +111,20 @@ def available_bytes(device: Any) -> int | None:
         return None
 
 
-def check_memory(layout: Layout, row_bytes: int, device: Any) -> None:
-    """`MemoryError` with the largest number of chains that fits, before anything is allocated."""
+def fits(layout: Layout, row_bytes: int, program_bytes: int, device: Any) -> bool:
+    """Whether a run (before and after a chunk) and its program stay within four fifths of the memory that is free."""
     free = available_bytes(device)
-    need = row_bytes * layout.rows * 2  # the run before and after a chunk
-    if free is not None and need > 0.8 * free:
-        fits = int(layout.chains * 0.8 * free / need)
-        raise MemoryError(
-            f"{layout.chains} chains with these statistics need {need / 1e9:.1f} GB and {free / 1e9:.1f} GB are free: "
-            f"at most about {max(fits, 1)} chains fit"
-        )
+    return free is None or row_bytes * layout.rows * 2 + program_bytes <= 0.8 * free
+
+
+def too_many(layout: Layout, row_bytes: int, program_bytes: int, device: Any) -> MemoryError:
+    """The error with the largest number of chains that fits."""
+    free, need = available_bytes(device) or 0, row_bytes * layout.rows * 2 + program_bytes
+    most = max(1, int(layout.chains * max(0.8 * free - program_bytes, 0) / max(need - program_bytes, 1)))
+    return MemoryError(
+        f"{layout.chains} chains with these statistics need {need / 1e9:.1f} GB and {free / 1e9:.1f} GB are free: "
+        f"at most about {most} chains fit"
+    )
 
 
 def workers(platform: str) -> int:

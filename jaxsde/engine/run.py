@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import operator
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,6 +23,7 @@ from jaxtyping import PyTree
 from .. import random
 from ..estimate import Estimate, jackknife
 from ..types import Chain, Statistic
+from . import launch as launching
 from . import layout as layouts
 from .executors import vmap
 from .progress import progress_bar
@@ -203,7 +202,14 @@ def iterate(
         if key is None or chains is None:
             raise ValueError("give key=jax.random.key(seed) and chains=a number, or a Run to go on from")
         run = _begin(
-            chain, start, key, _whole(chains, "chains", 1), dict(statistics or {}), every, _whole(groups, "groups", 1), dtype
+            chain,
+            start,
+            key,
+            _whole(chains, "chains", 1),
+            dict(statistics or {}),
+            every,
+            _whole(groups, "groups", 1),
+            dtype,
         )
     total = burn_in + steps
     if (run.step + total) * run.chains >= 1 << 63:
@@ -224,21 +230,16 @@ def _chunks(run: Run, burn_in: int, steps: int, chunk: int | None, progress: Any
             size = chunk or _pace(pace, run.every)
             size = min(size, (burn_in + steps if collecting else burn_in) - done)
             began = time.perf_counter()
-            run = _advance(run, size, collecting)
-            pace = (size, time.perf_counter() - began, pace)
+            run = launching.advance(run, size, collecting)
+            pace = (size, time.perf_counter() - began)
             done += size
             bar(size, run)
             yield run
 
 
 def _pace(last: Any, every: int) -> int:
-    """Steps for the next automatic chunk, from how long the last one took. Doubling at most eightfold, so that a first
-    chunk that included compilation does not mislead."""
-    if last is None:
-        return max(1, 64 // every) * every
-    size, seconds, before = last
-    if before is None:
-        return size  # the first chunk was compiled: measure once more
+    """Steps for the next automatic chunk, from how many the last one had and how long it took: at most eightfold."""
+    size, seconds = last or (64, _CHUNK_SECONDS)
     wanted = min(8 * size, int(size * _CHUNK_SECONDS / max(seconds, 1e-6)) + 1, _LARGEST_CHUNK)
     return max(1, wanted // every) * every
 
@@ -246,25 +247,45 @@ def _pace(last: Any, every: int) -> int:
 def _begin(
     chain: Chain, start: PyTree, key: Any, chains: int, statistics: dict, every: int, groups: int, dtype: Any
 ) -> Run:
+    """The run at step 0, laid out so that a tile stays in cache and everything fits in memory."""
     words = np.asarray(random.key_words(key))
-    x0 = _initial(chain, start, chains)
-    dtype = _dtype(x0, dtype)
     if chains >= 1 << 48:
         raise MemoryError(f"{chains} chains do not fit in any memory: ask for fewer")
-    device = _device()
-    aval = jax.ShapeDtypeStruct((chain.dim,), dtype)
-    cast = _cast(chain, dtype)
-    state = jax.eval_shape(cast.init, aval)
+    x0 = _initial(chain, start, chains)
+    dtype = _dtype(x0, dtype)
+    device, cast = launching.device(), launching.cast(chain, dtype)
+    state = jax.eval_shape(cast.init, jax.ShapeDtypeStruct((chain.dim,), dtype))
     drawn = jax.eval_shape(lambda: _one_draw(chain, dtype))
     numbers = layouts.lane_numbers(cast.step, state, drawn, jax.ShapeDtypeStruct((), dtype))
     numbers = max(numbers, 16 * sum(int(np.prod(z.shape)) for z in jax.tree.leaves(drawn)))
-    plan = layouts.plan(chains, groups, numbers, device.platform, layouts.workers(device.platform))
-    row = jax.ShapeDtypeStruct((plan.width, chain.dim), dtype)
-    accumulators = {name: jax.eval_shape(s.init, row) for name, s in statistics.items()}
-    lane_bytes = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(state)) + 9
-    row_bytes = lane_bytes * plan.width + sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(accumulators))
-    layouts.check_memory(plan, row_bytes, device)
+    widest = layouts.widest(numbers, device.platform)
+    while True:
+        plan = layouts.plan(chains, groups, widest, layouts.workers(device.platform))
+        row = jax.ShapeDtypeStruct((plan.width, chain.dim), dtype)
+        held = jax.tree.leaves([jax.eval_shape(s.init, row) for s in statistics.values()])
+        row_bytes = plan.width * (9 + sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(state)))
+        row_bytes += sum(a.size * a.dtype.itemsize for a in held)
+        if not layouts.fits(plan, row_bytes, 0, device):
+            raise layouts.too_many(plan, row_bytes, 0, device)
+        run = _at_start(chain, cast, x0, words, plan, statistics, every, dtype)
+        program_bytes = launching.program_bytes(run)
+        if layouts.fits(plan, row_bytes, program_bytes, device):
+            return run
+        if plan.width * plan.rows_per_tile <= 16:
+            raise layouts.too_many(plan, row_bytes, program_bytes, device)
+        widest = plan.width * plan.rows_per_tile // 2
 
+
+def _at_start(
+    chain: Chain,
+    cast: Chain,
+    x0: np.ndarray,
+    words: np.ndarray,
+    plan: Any,
+    statistics: dict,
+    every: int,
+    dtype: np.dtype,
+) -> Run:
     rows = len(plan.tiles) * plan.rows_per_tile
     lanes = np.zeros((rows, plan.width), bool)
     lanes[: plan.rows] = plan.lanes()
@@ -286,7 +307,9 @@ def _fresh(statistics: Mapping[str, Statistic], plan: Any, rows: int, dim: int, 
     """Empty accumulators for every row."""
     x = jnp.zeros((plan.width, dim), dtype)
     return {
-        name: jax.tree.map(lambda a: np.broadcast_to(np.asarray(a), (rows, *np.shape(a))).copy(), jax.device_get(s.init(x)))
+        name: jax.tree.map(
+            lambda a: np.broadcast_to(np.asarray(a), (rows, *np.shape(a))).copy(), jax.device_get(s.init(x))
+        )
         for name, s in statistics.items()
     }
 
@@ -333,7 +356,9 @@ def _check_gradient(chain: Chain, x0: np.ndarray) -> None:
     gradient = np.asarray(jax.jit(type(problem).grad)(problem, jnp.asarray(x0, problem.start.dtype)))
     if not np.isfinite(gradient).all():
         i = int(np.flatnonzero(~np.isfinite(gradient))[0])
-        raise ValueError(f"the gradient at the initial point is {gradient[i]} in component {i}: start where it is finite")
+        raise ValueError(
+            f"the gradient at the initial point is {gradient[i]} in component {i}: start where it is finite"
+        )
 
 
 def _dtype(x0: np.ndarray, dtype: Any) -> np.dtype:
@@ -343,75 +368,6 @@ def _dtype(x0: np.ndarray, dtype: Any) -> np.dtype:
     if wanted == np.float64 and not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
         raise ValueError('dtype float64 needs jax.config.update("jax_enable_x64", True) before any array is made')
     return wanted
-
-
-def _advance(run: Run, steps: int, collecting: bool) -> Run:
-    """The run `steps` steps later: every tile through the compiled program, as many at once as there are workers."""
-    device, plan = _device(), run.layout
-    chain, statistics = jax.device_put((_cast(run.chain, run.dtype), dict(run.statistics)), device)
-    done = (run.step - run.origin) // run.every * run.every
-    begin = run.step - run.origin - done
-    span = vmap.Span(
-        random.clock(run.origin + done, run.chain.draws),
-        np.int32(begin),
-        np.int32(begin + steps),
-        np.bool_(collecting),
-        np.int32(-(-(begin + steps) // run.every)),
-    )
-    cut = lambda tree, a: jax.tree.map(lambda x: x[a : a + plan.rows_per_tile], tree)  # noqa: E731
-    flat = lambda x: x.reshape(-1, *x.shape[2:])  # noqa: E731
-
-    def inputs(tile: tuple[int, int]) -> tuple:
-        a, b = tile
-        part = vmap.Tile(
-            jax.tree.map(flat, cut(run.state, a)),
-            cut(run.accumulators, a),
-            flat(cut(run.alive, a)),
-            np.zeros(plan.rows_per_tile * plan.width, np.uint32),
-        )
-        return chain, statistics, run.key_words, plan.ids(a, b), span, part
-
-    program = _program(inputs(plan.tiles[0]), run.every, plan.rows_per_tile, device)
-
-    def launch(tile: tuple[int, int]) -> vmap.Tile:
-        return jax.device_get(program(*inputs(tile)))
-
-    with ThreadPoolExecutor(layouts.workers(device.platform)) as pool:
-        results = list(pool.map(launch, plan.tiles))
-    join = lambda *parts: np.concatenate(parts)  # noqa: E731
-    wide = lambda x: x.reshape(-1, plan.width, *x.shape[1:])  # noqa: E731
-    state, accumulators, alive, survived = (
-        jax.tree.map(join, *(getattr(r, name) for r in results)) for name in vmap.Tile._fields
-    )
-    seen = run.samples + ((run.step + steps - run.origin) // run.every - (run.step - run.origin) // run.every) * collecting
-    return replace(
-        run,
-        step=run.step + steps,
-        samples=seen,
-        state=jax.tree.map(wide, state),
-        accumulators=accumulators,
-        alive=wide(alive),
-        survived=run.survived + wide(survived),
-        _cache={},
-    )
-
-
-_programs: OrderedDict[Any, Any] = OrderedDict()
-_KEPT_PROGRAMS = 128
-
-
-def _program(arguments: tuple, every: int, rows: int, device: Any) -> Any:
-    """The compiled program for these shapes and this structure. A new learning rate, seed, data value, number of steps or
-    chunk finds the old one."""
-    leaves, tree = jax.tree.flatten(arguments)
-    key = (tree, tuple((np.shape(a), np.result_type(a), getattr(a, "weak_type", False)) for a in leaves), every, rows, device)
-    if key not in _programs:
-        jitted = jax.jit(vmap.advance, static_argnames=("every", "rows"))
-        _programs[key] = jitted.lower(*arguments, every=every, rows=rows).compile()
-        while len(_programs) > _KEPT_PROGRAMS:
-            _programs.popitem(last=False)
-    _programs.move_to_end(key)
-    return _programs[key]
 
 
 def _look(run: Run) -> Run:
@@ -432,20 +388,6 @@ def _one_draw(chain: Chain, dtype: Any) -> Any:
     zero = (jnp.zeros((1,), jnp.uint32),) * 2
     block = random.block(np.zeros(2, np.uint32), chain.draws, zero, random.clock(0, chain.draws), 1, dtype)
     return jax.tree.map(lambda a: a[0, ..., 0], block)
-
-
-def _cast(tree: Any, dtype: Any) -> Any:
-    """Every floating leaf in the run's precision."""
-    return jax.tree.map(
-        lambda a: jnp.asarray(a, dtype) if jnp.issubdtype(jnp.result_type(a), jnp.floating) else jnp.asarray(a), tree
-    )
-
-
-def _device() -> Any:
-    default = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
-    if default is None:
-        return jax.local_devices()[0]
-    return jax.local_devices(backend=default)[0] if isinstance(default, str) else default
 
 
 def _whole(value: Any, name: str, least: int) -> int:

@@ -16,7 +16,9 @@ from ..types import Chain
 _BLOCK = 16
 
 
-def advance(chain: Chain, x0: Float[Array, "c d"], *, key: Any, steps: int, first_chain: int = 0, first_step: int = 0) -> Array:
+def advance(
+    chain: Chain, x0: Float[Array, "c d"], *, key: Any, steps: int, first_chain: int = 0, first_step: int = 0
+) -> Array:
     """Positions ["c d"] after `steps` steps from `x0` ["c d"] (or ["d"] for one chain): `simulate` without its bookkeeping.
 
     Chain i draws what chain `first_chain` + i of `simulate` draws with the same key, from step `first_step` on. `steps` is a

@@ -81,7 +81,11 @@ def _anisotropic(problem: Any, hessian: np.ndarray, rate: np.ndarray) -> Reason:
     except ValueError as error:
         return Reason(name, None, None, str(error), "the noise is anisotropic", figure)
     holds = bool(kl > ANISOTROPY_NATS)
-    ratio = "has rank below d" if values[0] <= 1e-7 * values[-1] else f"has eigenvalues in the ratio {values[-1] / values[0]:.3g}"
+    ratio = (
+        "has rank below d"
+        if values[0] <= 1e-7 * values[-1]
+        else f"has eigenvalues in the ratio {values[-1] / values[0]:.3g}"
+    )
     sentence = f"the noise covariance at the minimum {ratio}; alone it puts the law {kl:.3g} nats from Gibbs at any learning rate"
     return Reason(name, holds, float(kl), sentence, "the gradient noise is not isotropic", figure)
 
@@ -96,7 +100,9 @@ def _state_dependent(run: Any, chain: Any, rate: np.ndarray) -> Reason:
     mean = np.asarray(jax.jit(average)(chain, jnp.asarray(chosen)), np.float64)
     change = float(np.linalg.norm(mean - rate) / np.linalg.norm(rate))
     sentence = f"averaged over the law, the noise covariance differs by {100 * change:.2g} % from that at the minimum"
-    return Reason("state-dependent noise", bool(change > STATE), change, sentence, "it depends on the position", "mean_loss")
+    return Reason(
+        "state-dependent noise", bool(change > STATE), change, sentence, "it depends on the position", "mean_loss"
+    )
 
 
 def _finite_step(dt: float, curvature: float) -> Reason:
@@ -105,7 +111,9 @@ def _finite_step(dt: float, curvature: float) -> Reason:
     if product >= 2:
         return Reason(name, True, None, f"η λ_max = {product:.3g} is beyond the edge of stability, 2", phrase, figure)
     excess = product / (2 - product)
-    sentence = f"a step of η λ_max = {product:.3g} makes the stiffest variance {100 * excess:.2g} % larger than in the limit"
+    sentence = (
+        f"a step of η λ_max = {product:.3g} makes the stiffest variance {100 * excess:.2g} % larger than in the limit"
+    )
     return Reason(name, bool(excess > STEP), excess, sentence, phrase, figure)
 
 
@@ -124,7 +132,9 @@ def _step_kurtosis(chain: Any, phi: Any, direction: np.ndarray) -> float:
         one = float(np.mean(along**4) / max(np.mean(along**2) ** 2, 1e-300) - 3)
         return one / gradient.batch_size  # independent examples: cumulants add
     if isinstance(gradient, Surrogate) and gradient.sampling == "two_point":
-        factor = np.asarray(jax.vmap(lambda z: gradient.noise.product(phi, z))(jnp.eye(gradient.noise.dim, dtype=phi.dtype)))
+        factor = np.asarray(
+            jax.vmap(lambda z: gradient.noise.product(phi, z))(jnp.eye(gradient.noise.dim, dtype=phi.dtype))
+        )
         weights = factor @ direction
         return float(-2 * np.sum(weights**4) / max(np.sum(weights**2) ** 2, 1e-300))
     return 0.0

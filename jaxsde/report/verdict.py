@@ -67,7 +67,9 @@ class Verdict:
 
     def __str__(self) -> str:
         lines = [self.sentence]
-        lines += [f"  {c.name:<12} {c.reading:<10} {c.sentence}" for c in (self.stationary, self.gibbs, self.equilibrium)]
+        lines += [
+            f"  {c.name:<12} {c.reading:<10} {c.sentence}" for c in (self.stationary, self.gibbs, self.equilibrium)
+        ]
         lines += [f"  {'reason' if r.holds else 'not':<12} {r.name:<22} {r.sentence}" for r in self.reasons]
         return "\n".join(lines)
 
@@ -110,7 +112,9 @@ def is_gibbs(run: Any, problem: Problem, *, temperature: float | None = None, to
         raise ValueError(f"tolerance must be a positive number of nats, got {tolerance}")
     gone = int(np.sum(run.diverged))
     if gone == run.chains:
-        return _nothing(run, f"all {gone} chains diverged, the last at step {int(run.diverged_at.max())}: there is no law")
+        return _nothing(
+            run, f"all {gone} chains diverged, the last at step {int(run.diverged_at.max())}: there is no law"
+        )
     stationary = _stationary(run)
     if stationary.reading == "no":
         return _nothing(run, "not stationary yet: run longer, or discard more", stationary)
@@ -119,7 +123,9 @@ def is_gibbs(run: Any, problem: Problem, *, temperature: float | None = None, to
     gibbs = _gibbs(kl, tolerance)
     equilibrium = _equilibrium(run)
     why = reasons(run, problem)
-    return Verdict(stationary, gibbs, equilibrium, fitted, kl, why, gone, _sentence(run, gibbs, equilibrium, fitted, kl, why, gone))
+    return Verdict(
+        stationary, gibbs, equilibrium, fitted, kl, why, gone, _sentence(run, gibbs, equilibrium, fitted, kl, why, gone)
+    )
 
 
 def _nothing(run: Any, reason: str, stationary: Check | None = None) -> Verdict:
@@ -128,7 +134,14 @@ def _nothing(run: Any, reason: str, stationary: Check | None = None) -> Verdict:
     stationary = stationary or undecided["stationary"]
     gone = int(np.sum(run.diverged))
     return Verdict(
-        stationary, undecided["gibbs"], undecided["equilibrium"], unknown, unknown, (), gone, reason[0].upper() + reason[1:] + "."
+        stationary,
+        undecided["gibbs"],
+        undecided["equilibrium"],
+        unknown,
+        unknown,
+        (),
+        gone,
+        reason[0].upper() + reason[1:] + ".",
     )
 
 
