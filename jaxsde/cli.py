@@ -231,6 +231,8 @@ def _joined(arguments: list[str]) -> list[str]:
     """`--flag value` as `--flag=value`, so that a value may begin with a dash; unknown flags and commands refused."""
     if not arguments or arguments[0] in ("-h", "--help"):
         return arguments
+    if arguments[0].startswith("-"):
+        raise _usage("give a command first: run, list, doctor or report")
     if arguments[0] not in COMMANDS:
         raise _usage(f"no command {arguments[0]!r}; {did_you_mean(arguments[0], COMMANDS)}")
     flags, joined, rest = _flags(arguments[0]), arguments[:1], list(arguments[1:])
@@ -256,7 +258,7 @@ def _parse(arguments: list[str]) -> Any:
     except ImportError as fault:
         raise ExperimentError(f"{NEEDS_APP} (tyro is missing)", code=UNAVAILABLE) from fault
     if not arguments:
-        raise _usage("give a command: run, list, doctor or report")
+        raise _usage("give a command first: run, list, doctor or report")
     union: Any = None
     for name, kind in COMMANDS.items():
         one = Annotated[kind, tyro.conf.subcommand(name)]

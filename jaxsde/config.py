@@ -21,6 +21,7 @@ from .errors import NO_INPUT, TOO_LARGE, ExperimentError
 from .experiment import PLUGIN, Data, Experiment, Loss, Noise, Sde, Sgd, error_at
 
 SAMPLINGS = ("with_replacement", "without_replacement", "random_reshuffling", "full_batch")
+_SMALLEST, _LARGEST = 2.0**-126, 2.0**127  # normal numbers of float32
 SURROGATES = ("gaussian", "two_point", "three_point")
 
 
@@ -200,8 +201,8 @@ def _type_error(message: str, tree: dict[str, Any], places: dict[str, toml.Place
     value: Any = tree
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None
-    kinds = [k for k in (expected[1] if expected else "").split(" | ") if k != "null"]
-    words = " or ".join(_KINDS.get(k, "a list") for k in kinds)
+    kinds = [k for k in (expected[1] if expected else "").split(" | ") if k not in ("", "null")]
+    words = " or ".join(_KINDS.get(k, "a list") for k in kinds) or "a finite number"
     section, _, name = key.rpartition(".")
     default = getattr(_SECTIONS[section]() if section in _SECTIONS else Experiment(), name, None)
     example = f", for example {toml.literal(default)}" if default is not None and not isinstance(default, dict) else ""
@@ -221,7 +222,7 @@ def _checked(experiment: Experiment) -> Experiment:
     eta = e.sgd.learning_rate
     if not is_number(eta) or eta <= 0:
         raise e.error("sgd.learning_rate", "must be a finite number > 0, for example 0.05")
-    if e.dtype == "float32" and not np.finfo(np.float32).tiny <= eta <= np.finfo(np.float32).max:
+    if e.dtype == "float32" and not _SMALLEST <= eta <= _LARGEST:
         raise e.error("sgd.learning_rate", 'is 0 or infinite in float32; choose another, or dtype = "float64"')
     if not 0.0 <= e.max_diverged <= 1.0:
         raise e.error("max_diverged", "must be a fraction from 0 to 1, for example 0.1")
