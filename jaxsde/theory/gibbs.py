@@ -27,7 +27,7 @@ class Gibbs:
     """A Gibbs law. `method` is "quadrature" or "laplace"; `exact` says that nothing but rounding and the quadrature's own
     error `log_z_error` stands between these numbers and the law (Laplace of a loss that is not quadratic is not).
 
-    Moments that do not exist (heavy tails) are infinite.
+    Moments that do not exist (heavy tails) are infinite; where one exists but cannot be integrated it is NaN.
     """
 
     problem: Any
@@ -96,14 +96,26 @@ class Gibbs:
             raise ValueError(f"edges has {len(sides)} axes for {len(components)} components: give one array for each")
         if any(e.ndim != 1 or e.size < 2 or not (np.diff(e) > 0).all() for e in sides):
             raise ValueError("edges must be increasing 1-d arrays of at least two numbers")
-        nodes, weights = np.polynomial.legendre.leggauss(4 if len(sides) == 1 else 3)
+        scales = np.sqrt(np.diag(self.covariance)) if self._integral is None else self._integral.widths
+        nodes, weights = np.polynomial.legendre.leggauss(4)
+        limit = max(1, int((1 << 21) ** (1 / len(sides)) / max(4 * e.size for e in sides)))
+        # Cells wider than the density's own width are cut, and their parts added up again.
+        cuts = [
+            int(np.clip(np.ceil(np.diff(e).max() / scales[c]), 1, limit))
+            for c, e in zip(components, sides, strict=True)
+        ]
+        counts = [e.size - 1 for e in sides]
+        sides = [
+            np.interp(np.arange(n * k + 1) / k, np.arange(n + 1), e)
+            for e, n, k in zip(sides, counts, cuts, strict=True)
+        ]
         axes = [((e[:-1] + e[1:])[:, None] / 2 + np.diff(e)[:, None] / 2 * nodes).ravel() for e in sides]
         each = [(np.diff(e)[:, None] / 2 * weights).ravel() for e in sides]
         points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(sides))
         total = self.marginal_density(components, points).reshape([a.size for a in axes])
         for axis, w in enumerate(each):
             total = total * np.expand_dims(w, tuple(i for i in range(len(sides)) if i != axis))
-        split = [n for e in sides for n in (e.size - 1, nodes.size)]
+        split = [m for n, k in zip(counts, cuts, strict=True) for m in (n, k * nodes.size)]
         return total.reshape(split).sum(axis=tuple(range(1, 2 * len(sides), 2)))
 
 
@@ -160,22 +172,23 @@ def _quadrature(problem: Any, wide: Any, temperature: float, minima: np.ndarray)
     values, vectors = np.linalg.eigh((h + h.T) / 2) if np.isfinite(h).all() else (np.zeros(d), np.eye(d))
     power = tail_power(wide, temperature, centre, size, vectors.T)
     # Lengths of the axes: thermal widths, and for a direction that is flat at the minimum no more than the loss's own size.
-    solid = values > FLAT * max(np.abs(values).max(), 1e-300)
+    solid = values > 1e-4 * max(np.abs(values).max(), 1e-300)
     widths = np.full(d, size)
     widths[solid] = np.sqrt(temperature / values[solid])
-    widths = np.minimum(widths, np.maximum(size, 100 * widths.min()))
-    has_mean, has_covariance = power > d + 1.02, power > d + 2.04
+    widths[~solid] = np.maximum(size, widths[solid].max(initial=0.0))
 
     def energy(points: np.ndarray) -> np.ndarray:
         u = (_losses(wide, points) - lowest) / temperature
         return np.where(np.isnan(u), np.inf, u)
 
-    moments = 2 if has_covariance else 1 if has_mean else 0
+    # A moment just short of infinite exists, but its integrand falls too slowly to be summed.
+    moments = sum(power > d + order + 0.2 for order in (1, 2))
     budget = (1 << 24) // max(1, problem.examples // 16)
     # A loss that grows like a power shows p of many thousands here; only logarithms give a small one.
     found = integrate(energy, minima, vectors * widths, moments, heavy=power < 200, deep=DEEP, budget=budget)
-    mean = found.mean if has_mean else np.full(d, np.inf)
-    covariance = found.covariance if has_covariance else np.full((d, d), np.inf)
+    missing = [np.nan if power > d + order + 0.02 else np.inf for order in (1, 2)]
+    mean = found.mean if moments > 0 else np.full(d, missing[0])
+    covariance = found.covariance if moments > 1 else np.full((d, d), missing[1])
     mean_loss = lowest + temperature * found.mean_energy
     log_z = found.log_z - lowest / temperature
     return Gibbs(problem, temperature, "quadrature", True, log_z, found.error, mean, covariance, mean_loss, wide, found)

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 Energy = Callable[[np.ndarray], np.ndarray]
-_FIRST = {1: 256, 2: 64, 3: 24}
+_FIRST = {1: 256, 2: 64, 3: 32}
 _FACE = {1: 1, 2: 193, 3: 49}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Box:
     """Coordinates y with Φ = centre + axes y, lo ≤ y ≤ hi; `heavy`: nodes uniform in t, y = sinh t."""
 
@@ -89,6 +89,11 @@ class Integral:
     mean_energy: float
     boxes: list[tuple[Box, np.ndarray, int]]
 
+    @property
+    def widths(self) -> np.ndarray:
+        """The thermal width of each component ["d"] at the lowest minimum."""
+        return np.linalg.norm(self.boxes[0][0].axes, axis=1)
+
     def slice_nodes(self, components: list[int]) -> tuple[np.ndarray, np.ndarray]:
         """Nodes of a subspace of Φ's own components ["k c"] and log weights, over what matters of the law."""
         nodes, weights = [], []
@@ -113,7 +118,7 @@ def integrate(
     for y in ys:
         if any(b.holds(y) for b in boxes):
             continue
-        box = Box(centre, axes, y - 3, y + 3, heavy).grow(energy, moments, deep)
+        box = Box(centre, axes, y - 1, y + 1, heavy).grow(energy, moments, deep)
         while True:
             met = [b for b in boxes if b.meets(box)]
             if not met:
@@ -136,7 +141,9 @@ def integrate(
             f"the Gibbs law could not be integrated: log Z is uncertain by {error:.2g} with {budget} nodes; the density has "
             "valleys much narrower than its extent (a higher temperature widens them)"
         )
-    return Integral(log_z, error, mean, covariance, mean_energy, [b for p in parts for b in p.boxes])
+    return Integral(
+        log_z, error, mean, covariance, mean_energy, [b for p in parts for b in p.boxes if p.log_z > log_z - 40]
+    )
 
 
 def _refine(box: Box, energy: Energy, moments: int, budget: int) -> Integral:
@@ -176,7 +183,7 @@ def _sum(box: Box, energy: Energy, count: int) -> Integral:
         first += weight @ y
         second += (y * weight[:, None]).T @ y
         energies += float((weight * np.where(weight > 0, u, 0.0)).sum())
-        matters = phi[weight > np.exp(-45)]
+        matters = phi[u < 45]
         if len(matters):
             low, high = np.minimum(low, matters.min(axis=0)), np.maximum(high, matters.max(axis=0))
     if not total > 0:
@@ -211,10 +218,11 @@ def _join(parts: list[tuple[np.ndarray, np.ndarray, Box, int]]) -> list[tuple[np
     for part in parts:
         low, high, box, count = part
         while True:
-            met = [p for p in done if (p[0] <= high).all() and (low <= p[1]).all()]
-            if not met:
+            touch = [bool((p[0] <= high).all() and (low <= p[1]).all()) for p in done]
+            if not any(touch):
                 break
-            done = [p for p in done if p not in met]
+            met = [p for p, t in zip(done, touch, strict=True) if t]
+            done = [p for p, t in zip(done, touch, strict=True) if not t]
             sizes = [(high - low) / count, *[(p[1] - p[0]) / p[3] for p in met]]
             low, high = np.min([low, *[p[0] for p in met]], axis=0), np.max([high, *[p[1] for p in met]], axis=0)
             count = int(np.ceil(((high - low) / np.min(sizes, axis=0)).max()))

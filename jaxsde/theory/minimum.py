@@ -110,20 +110,31 @@ def _polish(wide: Any, start: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, st
         if stalled > 6:
             break
         last = size
+        length = 1 + np.linalg.norm(x)
+        done = size <= 1e-14 * length or (size > 0.5 * best_step and best_step <= 1e-9 * length)
         if size < best_step:
             best, best_step = x, size
-        if size <= 1e-14 * (1 + np.linalg.norm(x)) or (
-            size > 0.5 * best_step and best_step <= 1e-9 * (1 + np.linalg.norm(x))
-        ):
+        if done:
             break
         x = x - step
     if stalled <= 6 and best_step <= 1e-8 * (1 + np.linalg.norm(best)):
-        return best, ""
+        return best, "saddle" if _falls_nearby(wide, best) else ""
     value = float(float64.evaluate(float64.loss, wide, best))
     return best, (
         f"not converged: at |Φ| = {np.linalg.norm(best):.4g}, loss {value:.6g}, a Newton step of length {best_step:.3g} is left; "
         "the loss may have no minimum (it keeps falling), or give another start"
     )
+
+
+def _falls_nearby(wide: Any, x: np.ndarray) -> bool:
+    """Whether the loss is lower a little way along its flattest direction, where second derivatives decide nothing (x³ at 0)."""
+    values, vectors = np.linalg.eigh(float64.evaluate(float64.hessian, wide, x))
+    if values[0] > 1e-4 * _curvature(wide, x + 0.1 * (1 + np.abs(x)), values):
+        return False
+    here = float(float64.evaluate(float64.loss, wide, x))
+    length = 0.01 * (1 + np.linalg.norm(x))
+    around = [float(float64.evaluate(float64.loss, wide, x + s * length * vectors[:, 0])) for s in (-1, 1)]
+    return min(around) < here - 1e-9 * (abs(here) + max(abs(v - here) for v in around))
 
 
 def _leave_saddle(wide: Any, x: np.ndarray) -> np.ndarray:
@@ -132,10 +143,10 @@ def _leave_saddle(wide: Any, x: np.ndarray) -> np.ndarray:
     away = vectors[:, 0] * np.sign(vectors[np.abs(vectors[:, 0]).argmax(), 0])
     here = float(float64.evaluate(float64.loss, wide, x))
     length = 0.1 * (1 + np.linalg.norm(x))
-    for _ in range(40):
-        if float(float64.evaluate(float64.loss, wide, x + length * away)) < here:
-            break
-        length /= 2
+    for k in range(80):
+        step = (-1) ** k * length * 2.0 ** -(k // 2)
+        if float(float64.evaluate(float64.loss, wide, x + step * away)) < here:
+            return x + step * away
     return x + length * away
 
 
