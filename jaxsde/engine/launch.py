@@ -94,7 +94,7 @@ def _program(arguments: tuple, every: int, rows: int, device: Any) -> Any:
     leaves, tree = jax.tree.flatten(arguments)
     key = (
         tree,
-        tuple((np.shape(a), np.result_type(a), getattr(a, "weak_type", False)) for a in leaves),
+        tuple((np.shape(a), jnp.result_type(a), getattr(a, "weak_type", False)) for a in leaves),
         every,
         rows,
         device,
