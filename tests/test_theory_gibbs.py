@@ -49,7 +49,9 @@ def test_double_well(temperature):
     assert_allclose(law.mean, [0], atol=1e-9)
     assert_allclose(law.mean_loss, (weight * (x**2 - 1) ** 2 / 4).sum() / weight.sum(), rtol=1e-9)
     grid = np.array([-1.2, 0.0, 0.9])
-    assert_allclose(law.marginal(0, grid), np.exp(-((grid**2 - 1) ** 2) / 4 / temperature - law.log_z), rtol=1e-9, atol=1e-300)
+    assert_allclose(
+        law.marginal(0, grid), np.exp(-((grid**2 - 1) ** 2) / 4 / temperature - law.log_z), rtol=1e-9, atol=1e-300
+    )
     edges = np.linspace(-6, 6, 301)
     assert_allclose(law.masses((edges,)).sum(), 1, rtol=1e-6)
 
@@ -77,7 +79,9 @@ def test_himmelblau(temperature):
         total += np.exp(-((a**2 + b - 11) ** 2 + (a + b**2 - 7) ** 2) / temperature).sum()
     assert_allclose(law.log_z, np.log(total * (x[1] - x[0]) ** 2), atol=1e-9)
     if temperature < 0.02:  # the occupancies of the four wells, from their Hessians
-        wells = [law.masses((np.linspace(a - 0.8, a + 0.8, 5), np.linspace(b - 0.8, b + 0.8, 5))).sum() for a, b in MINIMA]
+        wells = [
+            law.masses((np.linspace(a - 0.8, a + 0.8, 5), np.linspace(b - 0.8, b + 0.8, 5))).sum() for a, b in MINIMA
+        ]
         assert_allclose(wells, [0.3395, 0.2161, 0.1605, 0.2839], atol=2e-3)
 
 
@@ -115,7 +119,9 @@ def test_quadratic_losses_are_gaussian(seed, d):
     assert_allclose(law.mean_loss, 3 + 0.15 * d)
     x = rng.normal(size=(7, d))
     shift = x - np.asarray(centre, np.float64)
-    expected = -0.5 * np.einsum("ki,ij,kj->k", shift, np.linalg.inv(cov), shift) - 0.5 * np.linalg.slogdet(2 * np.pi * cov)[1]
+    expected = (
+        -0.5 * np.einsum("ki,ij,kj->k", shift, np.linalg.inv(cov), shift) - 0.5 * np.linalg.slogdet(2 * np.pi * cov)[1]
+    )
     assert_allclose(law.log_density(x), expected, atol=1e-5)
     grid = np.linspace(-40, 40, 20_001)
     assert_allclose(law.marginal(d - 1, grid).sum() * (grid[1] - grid[0]), 1, rtol=1e-6)
@@ -178,7 +184,7 @@ def test_data_that_do_not_confine():
     separable = finite_sum(logistic, (x, np.sign(x @ [1.0, 2.0])), np.zeros(2))
     with pytest.raises(ValueError, match="no Gibbs law"):
         theory.gibbs(separable, 0.1)
-    with pytest.raises(ValueError, match="no minimum found|not isolated"):
+    with pytest.raises(ValueError, match=r"no minimum found|not isolated"):
         theory.minimum(separable)
     mixed = finite_sum(logistic, (x, np.sign(x @ [1.0, 2.0] + 2 * rng.normal(size=30))), np.zeros(2))
     law = theory.gibbs(mixed, 0.01)
@@ -242,10 +248,12 @@ def test_minima_of_known_losses(method):
 
 def test_minimum_of_many_parameters():
     rng = np.random.default_rng(1)
-    x, y = rng.normal(size=(600, 200)), rng.normal(size=600)
-    problem = finite_sum(lambda p, e: 0.5 * (e[0] @ p["w"] + p["b"] - e[1]) ** 2, (x, y), {"w": np.zeros(199 + 1), "b": np.zeros(())})
+    x, y = rng.normal(size=(400, 120)), rng.normal(size=400)
+    problem = finite_sum(
+        lambda p, e: 0.5 * (e[0] @ p["w"] + p["b"] - e[1]) ** 2, (x, y), {"w": np.zeros(120), "b": np.zeros(())}
+    )
     x32, y32 = np.asarray(x, np.float32).astype(float), np.asarray(y, np.float32).astype(float)
-    expected = np.linalg.lstsq(np.c_[np.ones(600), x32], y32, rcond=None)[0]
+    expected = np.linalg.lstsq(np.c_[np.ones(400), x32], y32, rcond=None)[0]
     assert_allclose(theory.minimum(problem), expected, atol=1e-10)
 
 
@@ -287,7 +295,9 @@ def test_a_numpy_array_in_a_closure_survives_theory():
     step = jax.jit(jax.grad(problem.loss))
     assert step(jnp.ones(2)).dtype == jnp.float32
     assert_allclose(theory.minimum(problem), 0, atol=1e-12)
-    assert_allclose(theory.stationary_covariance(sgd(problem, learning_rate=0.01)), np.diag(0.01 / (4 * scales - 0.04 * scales**2)))
+    assert_allclose(
+        theory.stationary_covariance(sgd(problem, learning_rate=0.01)), np.diag(0.01 / (4 * scales - 0.04 * scales**2))
+    )
     fresh = jax.jit(lambda p: jax.grad(problem.loss)(p) * 2)
     assert_allclose(fresh(jnp.ones(2)), 4 * scales)
     other = potential(lambda p: jnp.sum(scales * p**4), np.ones(2))

@@ -52,7 +52,9 @@ def test_divergences_and_currents_of_random_linear_sdes(seed, d):
     kl = theory.gaussian_kl(zero, s, zero, gibbs)
     assert kl > 0
     assert theory.gaussian_kl(zero, s, zero, s) == pytest.approx(0, abs=1e-12)
-    assert_allclose(theory.gaussian_kl(zero, theory.lyapunov(-h, 0.1 * np.eye(d)), zero, 0.05 * np.linalg.inv(h)), 0, atol=1e-10)
+    assert_allclose(
+        theory.gaussian_kl(zero, theory.lyapunov(-h, 0.1 * np.eye(d)), zero, 0.05 * np.linalg.inv(h)), 0, atol=1e-10
+    )
     # Any linear map of space leaves the divergence as it is; so does a rotation the entropy production.
     m = rng.normal(size=(d, d)) + 3 * np.eye(d)
     assert_allclose(theory.gaussian_kl(zero, m @ s @ m.T, zero, m @ gibbs @ m.T), kl, rtol=1e-6)
@@ -62,7 +64,7 @@ def test_divergences_and_currents_of_random_linear_sdes(seed, d):
     assert_allclose(moved, ep, rtol=1e-5, atol=1e-9)
     assert_allclose(theory.linear_entropy_production(-h, 0.5 * c), ep, rtol=1e-8, atol=1e-12)  # the same at any η
     # Commuting but anisotropic: no current, yet not Gibbs.
-    values, vectors = np.linalg.eigh(h)
+    _, vectors = np.linalg.eigh(h)
     c = (vectors * rng.uniform(0.5, 2, size=d)) @ vectors.T
     assert theory.linear_entropy_production(-h, c) < 1e-12 * np.abs(h).max()
     s = theory.lyapunov(-h, c)
@@ -73,7 +75,9 @@ def test_entropy_production_of_singular_noise():
     # Noise in one component alone, carried into the other by the drift: the current leaves the range of D.
     assert theory.linear_entropy_production([[-1.0, -0.3], [-0.3, -2.0]], [[1.0, 0.0], [0.0, 0.0]]) == math.inf
     # A component that feels no noise and no drift from the other: it rests, and the rest is in equilibrium.
-    assert theory.linear_entropy_production([[-1.0, 0.0], [0.0, -2.0]], [[1.0, 0.0], [0.0, 0.0]]) == pytest.approx(0, abs=1e-14)
+    assert theory.linear_entropy_production([[-1.0, 0.0], [0.0, -2.0]], [[1.0, 0.0], [0.0, 0.0]]) == pytest.approx(
+        0, abs=1e-14
+    )
 
 
 @given(seeds)
@@ -97,14 +101,16 @@ def test_best_temperature_is_best(seed):
                 (m1, s1), (m2, s2) = pair if direction == "forward" else pair[::-1]
                 around.append(theory.gaussian_kl(m1, s1, m2, s2))
             assert around[0] < around[1] and around[0] < around[2]
-            assert_allclose(theory.gaussian_kl_to_gibbs(problem, s, direction=direction, mean=mean), around[0], rtol=1e-6)
+            assert_allclose(
+                theory.gaussian_kl_to_gibbs(problem, s, direction=direction, mean=mean), around[0], rtol=1e-6
+            )
 
 
 def enumerate_covariance(hessians, gradients, eta, batches):
     """Stationary second moment of e' = e − η (H_b e + g_b), every batch b written out: one linear system on (E e, E e eᵀ)."""
     d = hessians.shape[1]
     eye = np.eye(d)
-    linear, square, cross, constant, drift, offset = np.zeros((d, d)), 0.0, 0.0, 0.0, 0.0, 0.0
+    square, cross, constant, drift, offset = 0.0, 0.0, 0.0, 0.0, 0.0
     for b in batches:
         h, g = hessians[list(b)].mean(axis=0), eta * gradients[list(b)].mean(axis=0)
         a = eye - eta * h
@@ -124,7 +130,8 @@ def squared_error(phi, example):
 
 @pytest.mark.parametrize("outputs", [1, 2], ids=["rank one", "several outputs"])
 @pytest.mark.parametrize(
-    ("sampling", "batch"), [("with_replacement", 1), ("with_replacement", 2), ("without_replacement", 2), ("without_replacement", 3)]
+    ("sampling", "batch"),
+    [("with_replacement", 1), ("with_replacement", 2), ("without_replacement", 2), ("without_replacement", 3)],
 )
 def test_least_squares_against_enumeration(sampling, batch, outputs):
     rng = np.random.default_rng(3)
@@ -136,7 +143,11 @@ def test_least_squares_against_enumeration(sampling, batch, outputs):
     hessians = np.einsum("nki,nkj->nij", x, x)
     best = np.linalg.lstsq(x.reshape(-1, d), y.ravel(), rcond=None)[0]
     gradients = np.einsum("nki,nk->ni", x, x @ best - y)
-    every = itertools.product(range(n), repeat=batch) if sampling == "with_replacement" else itertools.combinations(range(n), batch)
+    every = (
+        itertools.product(range(n), repeat=batch)
+        if sampling == "with_replacement"
+        else itertools.combinations(range(n), batch)
+    )
     expected, mean = enumerate_covariance(hessians, gradients, eta, list(every))
     law = theory.stationary_law(chain)
     assert law.exact
@@ -210,7 +221,9 @@ def test_user_sde_with_a_rotating_drift():
     chain = integrate(process, dt=1e-6)
     assert_allclose(theory.area_rates(chain), rates, rtol=1e-4)
     density = theory.stationary_density(process)
-    assert_allclose(np.exp(density.log_density([0.5, 0.5])), 1 / np.sqrt(np.linalg.det(2 * np.pi * law.covariance)), rtol=1e-9)
+    assert_allclose(
+        np.exp(density.log_density([0.5, 0.5])), 1 / np.sqrt(np.linalg.det(2 * np.pi * law.covariance)), rtol=1e-9
+    )
 
 
 def test_nonlinear_objects_say_that_they_are_linearised():
@@ -239,7 +252,9 @@ def test_what_is_not_covered_says_why():
     clipped = sgd(problem, learning_rate=0.1, optimizer=lambda rate: optax.chain(optax.clip(0.1), optax.sgd(rate)))
     with pytest.raises(ValueError, match="not linear"):
         theory.stationary_covariance(clipped)
-    decay = sgd(problem, learning_rate=0.1, optimizer=lambda rate: optax.chain(optax.add_decayed_weights(0.1), optax.sgd(rate)))
+    decay = sgd(
+        problem, learning_rate=0.1, optimizer=lambda rate: optax.chain(optax.add_decayed_weights(0.1), optax.sgd(rate))
+    )
     with pytest.raises(ValueError, match="moves the minimum"):
         theory.stationary_covariance(decay)
     flat = finite_sum(squared_error, (np.tile(data[0][:, :, :1], 2), data[1]), np.zeros(2))

@@ -16,7 +16,6 @@ import numpy as np
 import scipy.optimize
 
 from . import float64
-from .minimum import descend
 
 # A well whose density is below e^(−DEEP) of the highest is left out.
 DEEP = 42.0
@@ -28,26 +27,65 @@ def wells(wide: Any) -> tuple[np.ndarray, np.ndarray]:
     Lowest first. `ValueError` when a descent runs away: the loss falls for ever.
     """
     start = np.asarray(wide.start)
-    first = descend(wide, start)
+    d = len(start)
+    first = _descend(wide, np.stack([start, np.zeros(d)]))[:1]
+    size = 1 + max(np.abs(start).max(), np.abs(first).max())
     rng = np.random.default_rng(2)
-    size = 1 + max(np.abs(start).max(), np.abs(first).max() if np.isfinite(first).all() else 0.0)
-    points = [start, np.zeros_like(start)]
-    for scale in (0.5, 2.0, 5.0):
-        points += list(first + scale * size * rng.normal(size=(8 * len(start), len(start))))
-    ends, values = [], []
-    for x in [start, *points]:
-        if not np.isfinite(float64.evaluate(float64.loss, wide, x)):
-            continue
-        end = descend(wide, x)
-        value = float(float64.evaluate(float64.loss, wide, end))
-        if np.isnan(value) or value == -np.inf or np.abs(end).max() > 1e8 * size:
-            raise ValueError(
-                f"no Gibbs law: the loss falls without bound (it is {value:.4g} at |Φ| = {np.linalg.norm(end):.3g})"
-            )
-        ends.append(end)
-        values.append(value)
+    spread = [first + scale * size * rng.normal(size=(8 * d, d)) for scale in (0.5, 2.0, 5.0)]
+    ends = _descend(wide, np.concatenate([first, start[None], np.zeros((1, d)), *spread]))
+    values = float64.evaluate_many(float64.loss, wide, ends, cost=_cost(wide))
+    fallen = (values == -np.inf) | ((np.abs(ends).max(axis=1) > 1e8 * size) & (values <= np.nanmin(values)))
+    if fallen.any():
+        k = int(np.flatnonzero(fallen)[0])
+        far = np.abs(ends[k]).max()
+        raise ValueError(f"no Gibbs law: the loss falls without bound (it is {values[k]:.4g} at |Φ| = {far:.3g})")
     order = np.argsort(values)
-    return np.asarray(ends)[order], np.asarray(values)[order]
+    order = order[np.isfinite(values[order])]
+    return ends[order], values[order]
+
+
+def _descend(wide: Any, x: np.ndarray) -> np.ndarray:
+    """Newton descents from all of x ["k d"] at once, damped until each step goes down: H → |H| + μ. A point whose loss is not
+    finite stays; one that runs away stops at a distance of 1e12."""
+    x = x.copy()
+    with np.errstate(all="ignore"):
+        value, g, h = _at(wide, x)
+        damping = np.full(len(x), 1e-3)
+        active = np.isfinite(value) & np.isfinite(g).all(axis=1) & np.isfinite(h).all(axis=(1, 2))
+        for _ in range(200):
+            if not active.any():
+                break
+            curvature, vectors = np.linalg.eigh(np.where(active[:, None, None], h, np.eye(x.shape[1])))
+            scale = np.maximum(
+                np.abs(curvature).max(axis=1), np.linalg.norm(g, axis=1) / (1e-3 + np.abs(x).max(axis=1))
+            )
+            along = np.einsum("kji,kj->ki", vectors, g) / (np.abs(curvature) + (damping * scale)[:, None] + 1e-300)
+            step = -np.einsum("kij,kj->ki", vectors, along)
+            new = np.where(active[:, None], x + step, x)
+            new_value, new_g, new_h = _at(wide, new)
+            better = active & (new_value < value)
+            small = np.abs(step).max(axis=1) <= 1e-10 * (1 + np.abs(x).max(axis=1))
+            x[better], value[better], g[better], h[better] = (
+                new[better],
+                new_value[better],
+                new_g[better],
+                new_h[better],
+            )
+            damping = np.where(better, damping / 8, damping * 8)
+            active &= ~small & (damping < 1e12) & (np.abs(x).max(axis=1) < 1e12)
+            active &= np.isfinite(value) & np.isfinite(g).all(axis=1) & np.isfinite(h).all(axis=(1, 2))
+    return x
+
+
+def _at(wide: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    cost = _cost(wide)
+    d = x.shape[1]
+    flat = float64.evaluate_many(_derivatives, wide, x, cost=cost * d)
+    return flat[:, 0].copy(), flat[:, 1 : d + 1].copy(), flat[:, d + 1 :].reshape(-1, d, d).copy()
+
+
+def _derivatives(problem: Any, phi: Any) -> Any:
+    return jnp.concatenate([problem.loss(phi)[None], problem.grad(phi), problem.hessian(phi).ravel()])
 
 
 def tail_power(wide: Any, temperature: float, centre: np.ndarray, size: float, directions: np.ndarray) -> float:

@@ -30,13 +30,24 @@ _lock = threading.RLock()
 @contextlib.contextmanager
 def _float64() -> Iterator[None]:
     """Float64 arrays are honoured where their dtype is explicit; the setting is put back on the way out."""
-    with _lock, jax.default_device(jax.devices("cpu")[0]):
+    if jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
+        with jax.default_device(_cpu()):
+            yield
+        return
+    with _lock, jax.default_device(_cpu()):
         before = getattr(jax.config, _EXPLICIT)
         jax.config.update(_EXPLICIT, "allow")
         try:
             yield
         finally:
             jax.config.update(_EXPLICIT, before)
+
+
+def _cpu() -> Any:
+    try:
+        return jax.devices("cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS names an accelerator alone
+        return jax.devices()[0]
 
 
 def widen(tree: Any) -> Any:

@@ -64,7 +64,7 @@ class Box:
 
     def place(self, y: np.ndarray) -> np.ndarray:
         """Φ at coordinates y ["k d"]."""
-        return self.centre + y @ self.axes.T
+        return self.centre + np.einsum("ki,ji->kj", y, self.axes)
 
     def nodes(self, axis: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Nodes of one axis and the logarithms of their weights."""
@@ -180,8 +180,8 @@ def _sum(box: Box, energy: Energy, count: int) -> Integral:
         u = energy(phi)
         weight = np.exp((w0[:, None] + rest_log).ravel() - u)
         total += weight.sum()
-        first += weight @ y
-        second += (y * weight[:, None]).T @ y
+        first += np.einsum("k,ki->i", weight, y)
+        second += np.einsum("k,ki,kj->ij", weight, y, y)
         energies += float((weight * np.where(weight > 0, u, 0.0)).sum())
         matters = phi[u < 45]
         if len(matters):

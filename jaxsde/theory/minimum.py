@@ -48,12 +48,6 @@ def minimum(problem: Any, start: Any = None, method: str = "auto", *, isolated: 
     return found
 
 
-def descend(wide: Any, start: np.ndarray) -> np.ndarray:
-    """Where L-BFGS ends from `start`, with no claim that it is a minimum. `wide` is a widened problem."""
-    result = scipy.optimize.minimize(_loss_and_grad, start, (wide,), "L-BFGS-B", jac=True, options={"maxiter": 500})
-    return np.asarray(result.x)
-
-
 def _search(wide: Any, start: np.ndarray, method: str) -> tuple[np.ndarray, str]:
     """A point and why it is no minimum ("" when it is one)."""
     methods = [method]
@@ -89,6 +83,8 @@ def _polish(wide: Any, start: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, st
     """Newton steps until what is left is rounding, and the verdict on where that is."""
     best, best_step, last, stalled = x, np.inf, np.inf, 0
     for _ in range(60):
+        if not np.abs(x).max() < 1e12 * (1 + np.abs(start).max()):
+            return x, f"the loss keeps falling: the search has reached |Φ| = {np.abs(x).max():.3g}"
         g = float64.evaluate(float64.grad, wide, x)
         h = float64.evaluate(float64.hessian, wide, x)
         if not (np.isfinite(g).all() and np.isfinite(h).all()):
