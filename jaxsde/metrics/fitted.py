@@ -112,5 +112,8 @@ class LogMasses:
         def cross_entropy(log_t: float) -> float:
             return -float(inside[on] @ self.cells.guess(float(np.exp(log_t)))[on])
 
-        found = optimize.minimize_scalar(cross_entropy, bracket=(start - 1, start, start + 1), tol=1e-3)
-        return float(np.exp(np.clip(found.x, start - 20, start + 20)))  # pyright: ignore[reportAttributeAccessIssue]
+        # the cross entropy need not be convex in log T for a loss with several wells: look around before going down
+        grid = start + np.linspace(-6, 6, 25)
+        at = float(grid[np.argmin([cross_entropy(float(t)) for t in grid])])
+        found = optimize.minimize_scalar(cross_entropy, bounds=(at - 0.5, at + 0.5), method="bounded")
+        return float(np.exp(found.x))  # pyright: ignore[reportAttributeAccessIssue]
