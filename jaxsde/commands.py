@@ -11,6 +11,7 @@ import os
 import platform
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,13 +71,14 @@ def run(options: cli.Run) -> int:
         result = output.plain({**result, "files": files})
         output.write_json(out.staging / output.RESULT, result)
         out.publish()
-    if summary:
-        print(summary, file=sys.stderr, flush=True)
-    say(f"written to {out.path}: {', '.join(files)}")
     if fault is not None:
         from .cli import fail
 
-        return fail(str(fault), fault.code, options.json, **{k: v for k, v in result.items() if k != "ok"})
+        told = {k: v for k, v in result.items() if k != "ok"}
+        return fail(f"{fault} (what there is to see is in {out.path})", fault.code, options.json, **told)
+    if summary:
+        print(summary, file=sys.stderr, flush=True)
+    say(f"written to {out.path}: {', '.join(files)}")
     failed = [check for check, answer in wanted.items() if _answer(result, check) != answer]
     for check in failed:
         say(f"assert failed: {check} is {_answer(result, check)}, not {wanted[check]}")
@@ -258,6 +260,7 @@ def _quiet() -> None:
     """Keeps libraries from talking where nobody asked: no display, no home and no GPU are all well."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ["MPLBACKEND"] = "Agg"
+    warnings.simplefilter("ignore", RuntimeWarning)  # overflow in a chain that diverges is counted and reported
     for name in ("jax._src.xla_bridge", "matplotlib"):
         logging.getLogger(name).setLevel(logging.ERROR)
 

@@ -15,9 +15,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from . import plugin as plugins
 from . import toml
 from .catalogue import arithmetic, catalogue, check, did_you_mean, is_integer, is_number, matrix_fault
-from .errors import NO_INPUT, TOO_LARGE, ExperimentError
+from .errors import TOO_LARGE, ExperimentError
 from .experiment import PLUGIN, Data, Experiment, Loss, Noise, Sde, Sgd, error_at
 
 SAMPLINGS = ("with_replacement", "without_replacement", "random_reshuffling", "full_batch")
@@ -53,20 +54,21 @@ def load(
     if "plugin" in tree:
         reason = "user code is not named in a config; give --plugin FILE on the command line"
         raise error_at("plugin", tree["plugin"], reason, places)
-    _check_loss(tree, places, plugin)
+    own = None if plugin is None else plugins.read(plugin)
+    _check_loss(tree, places, own)
     for section in ("data", "loss"):
         if section in tree:
             fields = (Data if section == "data" else Loss).__struct_fields__
             extra = {k: tree[section].pop(k) for k in list(tree[section]) if k not in fields}
             tree[section]["parameters"] = extra
-    _fill(tree, places, plugin, config)
+    _fill(tree, places, own, config)
     try:
         experiment = msgspec.convert(tree | {"places": {}}, Experiment)
     except msgspec.ValidationError as error:
         raise _type_error(str(error), tree, places) from None
     if plugin is not None:
-        places["plugin"] = toml.Place("command line", None, None, "--plugin")
-    experiment = msgspec.structs.replace(experiment, places=places, plugin=plugin)
+        places["plugin"] = toml.Place("command line", None, repr(plugin), "--plugin")
+    experiment = msgspec.structs.replace(experiment, places=places, plugin=own)
     return _checked(experiment)
 
 
@@ -116,7 +118,7 @@ def _known(section: str, table: dict[str, Any], known: Any, places: dict[str, to
             raise error_at(f"{section}.{name}", value, f"no such key; {did_you_mean(name, known)}", places)
 
 
-def _check_loss(tree: dict[str, Any], places: dict[str, toml.Place], plugin: str | None) -> None:
+def _check_loss(tree: dict[str, Any], places: dict[str, toml.Place], own: plugins.Plugin | None) -> None:
     """The names of the loss and of the data are in their catalogues, and their own parameters are right."""
     for section, catalogues in (("loss", ("losses", "potentials")), ("data", ("data",))):
         table = tree.get(section)
@@ -124,7 +126,7 @@ def _check_loss(tree: dict[str, Any], places: dict[str, toml.Place], plugin: str
             continue
         entries = {name: entry for which in catalogues for name, entry in catalogue(which).items()}
         name = table.get("name", "squared_error" if section == "loss" else None)
-        user = (section == "loss" and plugin is not None) or (section == "data" and "file" in table)
+        user = (section == "loss" and own is not None) or (section == "data" and "file" in table)
         if user and "name" in table and name != PLUGIN:
             other = "--plugin brings the loss" if section == "loss" else "data.file brings the data"
             raise error_at(f"{section}.name", name, f"{other}; leave the name out", places)
@@ -145,19 +147,20 @@ def _check_loss(tree: dict[str, Any], places: dict[str, toml.Place], plugin: str
                 raise error_at(f"{section}.{key}", table[key], fault, places)
 
 
-def _fill(tree: dict[str, Any], places: dict[str, toml.Place], plugin: str | None, config: Any) -> None:
+def _fill(tree: dict[str, Any], places: dict[str, toml.Place], own: plugins.Plugin | None, config: Any) -> None:
     """Defaults that depend on other keys, written into the tree."""
     loss = tree.setdefault("loss", {"parameters": {}})
-    name = PLUGIN if plugin else loss.setdefault("name", "squared_error")
+    name = PLUGIN if own else loss.setdefault("name", "squared_error")
     loss["name"] = name
     sgd = tree.setdefault("sgd", {})
     if name in catalogue("potentials"):
         settings = catalogue("potentials")[name].settings
         sgd.setdefault("learning_rate", settings["learning_rate"])
-        sgd.setdefault("sampling", "gaussian")
         tree.setdefault("noise", {}).setdefault("covariance", settings["variance"])
-    elif name in catalogue("losses"):
-        kind = catalogue("losses")[name].settings["target"]
+    if name in catalogue("potentials") or (own and own.function == "loss"):
+        sgd.setdefault("sampling", "gaussian")
+    else:
+        kind = own.target if own else catalogue("losses")[name].settings["target"]
         table = tree.setdefault("data", {"parameters": {}})
         if "file" not in table:
             has = catalogue("data")[table.setdefault("name", _DEFAULT_DATA[kind])].settings["target"]
@@ -233,9 +236,6 @@ def _checked(experiment: Experiment) -> Experiment:
     if e.steps and e.every > e.steps:
         key = "every" if "every" in e.places else "steps"
         raise e.error(key, f"every must not exceed steps ({e.every} > {e.steps}); look at least once")
-    if e.plugin is not None and not Path(e.plugin).is_file():
-        reason = "no such file; give a Python file that defines example_loss or loss"
-        raise e.error("plugin", reason, code=NO_INPUT)
     if e.loss.start is not None and not all(is_number(v) for v in e.loss.start):
         raise e.error("loss.start", "must be a list of finite numbers")
     notes = _check_potential(e) if e.family == "potentials" else _check_data(e)
@@ -248,6 +248,9 @@ def _check_potential(e: Experiment) -> list[str]:
         raise e.error(key, f"the potential {e.loss.name} has no examples; leave [data] out or choose another loss")
     if e.sgd.sampling not in (*SURROGATES, "full_batch"):
         raise e.error("sgd.sampling", f"a potential has no examples to draw; choose one of {', '.join(SURROGATES)}")
+    if e.plugin is not None:
+        _check_memory(e, 1)
+        return []
     entry = catalogue("potentials")[e.loss.name]
     matrices = [e.loss.parameters.get(k, p.default) for k, p in entry.parameters.items() if p.kind == "Matrix"]
     least = len(matrices[0]) if matrices else entry.settings["dim"]
@@ -305,13 +308,14 @@ def _check_data(e: Experiment) -> list[str]:
     if distinct and e.sgd.batch_size > rows:
         reason = f'exceeds the {rows} examples, drawn without repeats; at most {rows}, or sampling = "with_replacement"'
         raise e.error("sgd.batch_size", reason)
+    dim = features
     if e.plugin is None:
         size = catalogue("losses")[e.loss.name].settings["size"]
         parameters = {k: p.default for k, p in catalogue("losses")[e.loss.name].parameters.items()} | e.loss.parameters
         dim = arithmetic(size, {"features": features, "classes": table.classes, **parameters})
         if e.loss.start is not None and len(e.loss.start) != dim:
             raise e.error("loss.start", f"must have {dim} numbers, one for each parameter")
-        _check_memory(e, dim)
+    _check_memory(e, dim)
     return list(table.notes)
 
 

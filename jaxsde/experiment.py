@@ -15,6 +15,7 @@ import msgspec
 from . import toml
 from .catalogue import catalogue
 from .errors import BAD_INPUT, ExperimentError
+from .plugin import Plugin
 from .problems import data as datasets
 
 PLUGIN = "plugin"  # the name of the loss that --plugin FILE brings
@@ -82,21 +83,23 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     sgd: Sgd = Sgd()
     sde: Sde = Sde()
     noise: Noise | None = None
-    plugin: str | None = None
+    plugin: Plugin | None = None
     notes: tuple[str, ...] = ()
     places: dict[str, toml.Place] = {}
 
     @property
     def family(self) -> str:
-        """ "losses" (a mean over examples), "potentials", or "plugin"."""
-        return PLUGIN if self.plugin else "losses" if self.loss.name in catalogue("losses") else "potentials"
+        """Which kind the loss is of: "losses" (a mean over examples) or "potentials"."""
+        if self.plugin is not None:
+            return "losses" if self.plugin.function == "example_loss" else "potentials"
+        return "losses" if self.loss.name in catalogue("losses") else "potentials"
 
     @property
     def title(self) -> str:
         """A name for folders and headings: `name`, or the data and the loss."""
         if self.name:
             return self.name
-        loss = Path(self.plugin).stem if self.plugin else self.loss.name
+        loss = Path(self.plugin.file).stem if self.plugin else self.loss.name
         source = None if self.data is None else self.data.name or Path(str(self.data.file)).stem
         return f"{source}-{loss}" if source else loss
 
@@ -104,7 +107,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         """The data, read, checked and standardised once; None for a potential."""
         if self.data is None:
             return None
-        target = catalogue("losses")[self.loss.name].settings["target"] if self.family == "losses" else "real"
+        target = self.plugin.target if self.plugin else catalogue("losses")[self.loss.name].settings["target"]
         try:
             return _table(msgspec.json.encode(self.data), target)
         except ExperimentError as error:
@@ -135,7 +138,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
                 tree[section] |= tree[section].pop("parameters")
         if self.data is not None and self.data.file is not None:
             tree["data"]["file"] = str(Path(self.data.file).absolute())
-        head = f"# with --plugin {self.plugin}\n" if self.plugin else ""
+        head = f"# with --plugin {self.plugin.file}\n" if self.plugin else ""
         return head + toml.write(tree)
 
 

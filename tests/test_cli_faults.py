@@ -252,6 +252,7 @@ def files(tmp_path):
         "text.npz": "no zip",
         "empty.npz": "",
         "plugin.py": "raise SystemExit('must not be run')\n",
+        "own.py": "def loss(params): return params\nparams = 1.0\nraise SystemExit('must not be run')\n",
     }
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
@@ -307,7 +308,11 @@ FLAGS = {
     ("run", "--loss", "logistic", "--data", "good.csv"): (65, "good.csv:2"),
     ("run", "--data", "absent.csv"): (66, "absent.csv: no such file"),
     ("run", "--data", "good.csv", "--target", "prise"): (65, "--target = prise: .*did you mean 'price'"),
-    ("run", "--plugin", "absent.py"): (66, "--plugin = 'absent.py': no such file"),
+    ("run", "--plugin", "absent.py"): (66, "--plugin = 'absent.py': cannot be read"),
+    ("run", "--plugin", "plugin.py"): (65, "--plugin = 'plugin.py': must define one of .*neither"),
+    ("run", "--plugin", "text.npz"): (65, "text.npz:1:.*not Python"),
+    ("run", "--plugin", "own.py", "--loss", "huber"): (65, "leave the name out"),
+    ("run", "--plugin", "own.py", "--data", "iris"): (65, "no examples"),
     ("run", "--max-diverged", "2"): (65, "--max-diverged = 2"),
     ("run", "--assert", "gibs=no"): (65, "did you mean 'gibbs'"),
     ("run", "--assert", "gibbs=maybe"): (65, "yes, no"),

@@ -1,17 +1,12 @@
-"""From an experiment's names to a problem: the catalogue's functions, or those of a plugin file, with their parameters.
-
-A plugin is a Python file that the user names on the command line, `--plugin FILE`. It defines either
-
-    example_loss(params, example)      with example = (x, y); perhaps `params`, the initial pytree (zeros ["p"] otherwise)
-    loss(params)                       and `params`; perhaps `noise_covariance`, a number, list, matrix or function of params
-"""
+"""From an experiment's names to a problem: the catalogue's functions, or those of a plugin, with their parameters."""
 
 from __future__ import annotations
 
 import functools
-import importlib.util
 import inspect
+import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -40,36 +35,32 @@ def build_problem(experiment: Any) -> FiniteSum | Potential:
     except ExperimentError:
         raise
     except (ValueError, TypeError) as error:
-        raise e.error("loss.start" if "initial point" in str(error) else "loss.name", str(error)) from error
+        key = "loss.start" if "initial point" in str(error) else "plugin" if e.plugin else "loss.name"
+        raise e.error("noise.covariance" if "noise_covariance" in str(error) else key, str(error)) from error
 
 
 def _from_plugin(e: Any) -> FiniteSum | Potential:
     names = _run(e)
-    example_loss, loss, params = (names.get(n) for n in ("example_loss", "loss", "params"))
-    if callable(example_loss) and not callable(loss):
+    params = names.get("params")
+    if not callable(names.get(e.plugin.function)):
+        raise e.error("plugin", f"{e.plugin.function} must be a function")
+    if e.plugin.function == "example_loss":
         table = e.table()
-        if table is None:
-            raise e.error("data.name", "example_loss needs examples; give [data] name or file, or --data")
         first = np.zeros(table.x.shape[1]) if params is None else params
-        return finite_sum(example_loss, _examples(table, "real"), _moved(e, first))
-    if not callable(loss) or callable(example_loss):
-        raise e.error("plugin", "must define one of example_loss(params, example) and loss(params)")
-    if params is None and e.loss.start is None:
-        raise e.error("plugin", "defines loss(params) and no params; add the initial point, params = …")
-    first = np.asarray(e.loss.start, np.float64) if params is None else _moved(e, params)
-    return potential(loss, first, noise_covariance=names.get("noise_covariance", 1.0))
+        return finite_sum(names["example_loss"], _examples(table, e.plugin.target), _moved(e, first))
+    noise = names.get("noise_covariance", 1.0) if e.noise is None else np.asarray(e.noise.covariance, np.float64)
+    return potential(names["loss"], _moved(e, params), noise_covariance=noise)
 
 
 def _run(e: Any) -> dict[str, Any]:
     """The names that the plugin file defines, by running it."""
-    spec = importlib.util.spec_from_file_location("jaxsde_plugin", e.plugin)
-    if spec is None or spec.loader is None:
-        raise e.error("plugin", "is no Python file; give one that ends in .py")
-    module = importlib.util.module_from_spec(spec)
+    module = types.ModuleType("jaxsde_plugin")
+    module.__file__ = e.plugin.file
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise e.error("plugin", f"stopped with {type(error).__name__}: {error}; correct it") from error
+        exec(compile(Path(e.plugin.file).read_bytes(), e.plugin.file, "exec"), vars(module))
+    except (Exception, SystemExit) as fault:
+        words = str(fault).split("\n", 1)[0]
+        raise e.error("plugin", f"stopped with {type(fault).__name__}: {words}; correct it") from fault
     return vars(module)
 
 
