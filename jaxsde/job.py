@@ -89,7 +89,7 @@ def run_experiment(experiment: Experiment, *, progress: bool = False) -> dict[st
         "versions": {"jaxsde": __version__, "jax": jax.__version__, "numpy": np.__version__},
     }
     arrays = record.arrays(runs, setting, theory, film, edges, kls, chains["sgd"][0], jax.random.fold_in(key, 99))
-    return result | {"arrays": arrays, "summary": _summary(result, runs, kls, verdict)}
+    return result | {"arrays": arrays, "summary": _summary(result, setting.problem, runs, kls, verdict)}
 
 
 def _setting(e: Experiment) -> Setting:
@@ -225,14 +225,16 @@ def _or_reason(value: Any, notes: list[str]) -> Any:
     return value if value is not None else {"value": None, "reason": "; ".join(notes)}
 
 
-def _summary(result: dict[str, Any], runs: dict[str, Run], kls: dict[str, Estimate], verdict: Verdict) -> str:
+def _summary(
+    result: dict[str, Any], problem: Any, runs: dict[str, Run], kls: dict[str, Estimate], verdict: Verdict
+) -> str:
     """The table and the verdict that a person reads."""
     titles = {"sgd": "SGD", "sde": "its SDE", "frozen": "SDE, Σ frozen at Φ*", "langevin": "Langevin (control)"}
     lines = [f"{'':<22}{'KL to Gibbs (nats)':<32}{'T*':<26}diverged"]
     for name, run in runs.items():
         kl = kls[name]
         cell = f"{kl.value:.4f} [{kl.low:.4f}, {kl.high:.4f}]" if kl.known else "unknown"
-        t = fit_temperature(run, run.chain.problem) if kl.known else kl
+        t = fit_temperature(run, problem) if kl.known else kl
         degree = f"{t.value:.5g} ± {t.stderr:.1g}" if t.known else "unknown"
         lines.append(f"{titles[name]:<22}{cell:<32}{degree:<26}{int(run.diverged.sum())} of {run.chains}")
     between = kls["sgd_vs_sde"]
@@ -250,4 +252,8 @@ def _bar(progress: bool, total: int) -> Callable[..., None]:
     from tqdm import tqdm
 
     bar = tqdm(total=total, unit="step", unit_scale=True, leave=False)
-    return lambda steps, done=False: bar.close() if done else bar.update(steps) and None
+
+    def move(steps: int, done: bool = False) -> None:
+        bar.close() if done else bar.update(steps)
+
+    return move

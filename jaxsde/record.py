@@ -33,13 +33,13 @@ class Film:
         self.problem = problem
         self.frames: dict[str, list[tuple[float, ...]]] = {}
         self._loss = jax.jit(lambda p, x: jax.lax.map(p.loss, x, batch_size=256))
-        self._law = None
+        self.law = None
         if phi_star is not None and temperature is not None:
             hessian = np.asarray(problem.hessian(jnp.asarray(phi_star, problem.start.dtype)), np.float64)
             covariance = temperature * np.linalg.inv(hessian)
             try:  # the Gaussian moments tell the KL only where the loss is quadratic at the law's scale
                 Local(problem, phi_star, covariance)
-                self._law = (phi_star, covariance)
+                self.law = (phi_star, covariance)
             except Unknown:
                 pass
 
@@ -61,14 +61,15 @@ class Film:
         for name, frames in self.frames.items():
             t, loss, loss_error, kl, kl_error = np.asarray(frames).T
             out |= {f"{name}_time": t, f"{name}_loss_time": loss, f"{name}_loss_time_stderr": loss_error}
-            if self._law is not None:
+            if self.law is not None:
                 out |= {f"{name}_kl_time": kl, f"{name}_kl_time_stderr": kl_error}
         if "sgd" in self.frames:
             out["time"] = out["sgd_time"]
         return out
 
     def _kl(self, x: np.ndarray, group: np.ndarray) -> tuple[float, float]:
-        if self._law is None:
+        law = self.law
+        if law is None:
             return np.nan, np.nan
         d, labels = x.shape[1], np.unique(group)
         n = np.array([(group == g).sum() for g in labels], float)
@@ -80,7 +81,7 @@ class Film:
             covariance = second / count - np.outer(mean, mean)
             if np.linalg.eigvalsh(covariance)[0] <= 0:
                 return np.nan
-            return gaussian_kl(mean, covariance, *self._law)  # pyright: ignore[reportCallIssue]
+            return gaussian_kl(mean, covariance, *law)
 
         value = kl(n.sum(), s1.sum(0), s2.sum(0)) - d * (d + 3) / (4 * n.sum())  # less the plug-in's bias
         if len(labels) < 4:
@@ -143,8 +144,8 @@ def arrays(
     if floor is not None:
         out["kl_floor"] = np.asarray(floor)
     frozen = theory.get("theory_frozen")
-    if film._law is not None and isinstance(frozen, np.ndarray):
-        out["kl_theory_frozen"] = np.asarray(gaussian_kl(film._law[0], frozen, *film._law))
+    if film.law is not None and isinstance(frozen, np.ndarray):
+        out["kl_theory_frozen"] = np.asarray(gaussian_kl(film.law[0], frozen, *film.law))
     if setting.phi_star is not None:
         out |= _noise(chain, setting.phi_star, key)
     return out

@@ -10,6 +10,7 @@ import dataclasses
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
+from jax.core import Tracer
 
 T = TypeVar("T")
 
@@ -64,7 +65,7 @@ def replace(obj: T, **changes: Any) -> T:
 def _repr(self: Any) -> str:
     def show(v: Any) -> str:
         if hasattr(v, "shape") and hasattr(v, "dtype"):
-            return f"{v}" if v.shape == () and not isinstance(v, jax.core.Tracer) else f"{v.dtype}{list(v.shape)}"
+            return f"{v}" if v.shape == () and not isinstance(v, Tracer) else f"{v.dtype}{list(v.shape)}"
         if callable(v) and not dataclasses.is_dataclass(v):
             return getattr(v, "__qualname__", type(v).__name__)
         if isinstance(v, dict | list | tuple) and not hasattr(v, "_fields"):

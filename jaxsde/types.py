@@ -52,13 +52,18 @@ class Drawn(NamedTuple):
 class Problem(Protocol):
     """What is minimised: L(Φ), its gradient, and the covariance Σ(Φ) of one example's gradient.
 
-    Attributes: `dim` (d); `examples` (n; 0 for a potential); `start` ["d"], the user's initial point, flat; `unravel`.
+    @property
+    def Attributes(self) -> `dim` (d); `examples` (n; 0 for a potential); `start` ["d"], the user's initial point, flat; `unravel`.: ...
     """
 
-    dim: int
-    examples: int
-    start: Float[Array, " d"]
-    unravel: Callable[[Any], PyTree]
+    @property
+    def dim(self) -> int: ...
+    @property
+    def examples(self) -> int: ...
+    @property
+    def start(self) -> Float[Array, " d"]: ...
+    @property
+    def unravel(self) -> Callable[[Any], PyTree]: ...
 
     def loss(self, phi: Float[Array, " d"]) -> Float[Array, ""]: ...
     def grad(self, phi: Float[Array, " d"]) -> Float[Array, " d"]: ...
@@ -70,7 +75,8 @@ class Problem(Protocol):
 class Gradient(Protocol):
     """A stochastic gradient ĝ. `draws` is what one evaluation consumes."""
 
-    draws: Draws
+    @property
+    def draws(self) -> Draws: ...
 
     def __call__(self, phi: Float[Array, " d"], drawn: Drawn, k: Any) -> Float[Array, " d"]: ...
 
@@ -79,8 +85,10 @@ class Gradient(Protocol):
 class Noise(Protocol):
     """A square root of a covariance, as an operator. `product(phi, z)` has covariance `covariance(phi)` for z ~ N(0, I_m)."""
 
-    dim: int
-    kind: NoiseKind
+    @property
+    def dim(self) -> int: ...
+    @property
+    def kind(self) -> NoiseKind: ...
 
     def product(self, phi: Float[Array, " d"], z: Float[Array, " m"]) -> Float[Array, " d"]: ...
     def covariance(self, phi: Float[Array, " d"]) -> Float[Array, "d d"]: ...
@@ -90,19 +98,26 @@ class Noise(Protocol):
 class SDE(Protocol):
     """dX = drift(t, X) dt + scale · Σ(X)^½ dW, read as Itô. `scale` is a leaf: √η for SGD, √(2kT) for Langevin."""
 
-    dim: int
-    drift: Callable[[Any, Float[Array, " d"]], Float[Array, " d"]]
-    noise: Noise
-    scale: Any
+    @property
+    def dim(self) -> int: ...
+    @property
+    def drift(self) -> Callable[[Any, Float[Array, " d"]], Float[Array, " d"]]: ...
+    @property
+    def noise(self) -> Noise: ...
+    @property
+    def scale(self) -> Any: ...
 
 
 @runtime_checkable
 class Integrator(Protocol):
     """One step of an SDE from standardised draws `z` (mean 0, variance 1), with its declared orders of convergence."""
 
-    strong_order: float
-    weak_order: float
-    calculus: Calculus
+    @property
+    def strong_order(self) -> float: ...
+    @property
+    def weak_order(self) -> float: ...
+    @property
+    def calculus(self) -> Calculus: ...
 
     def draws(self, sde: SDE) -> Draws: ...
     def step(self, sde: SDE, t: Any, x: Float[Array, " d"], dt: Any, z: Any) -> Float[Array, " d"]: ...
@@ -115,9 +130,12 @@ class Chain(Protocol):
     `dt` is the time one step lasts (for SGD the learning rate); `draws` what a step consumes. `step` draws nothing.
     """
 
-    dt: Any
-    draws: Draws
-    dim: int
+    @property
+    def dt(self) -> Any: ...
+    @property
+    def draws(self) -> Draws: ...
+    @property
+    def dim(self) -> int: ...
 
     def init(self, x0: Float[Array, " d"]) -> PyTree: ...
     def step(self, state: PyTree, drawn: Drawn, k: Any) -> PyTree: ...

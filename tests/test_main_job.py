@@ -108,7 +108,8 @@ def test_arrays_are_complete_and_finite(quick):
 
 
 def test_potential_runs_through_the_same_job():
-    result = run_experiment(experiment(loss__name="double_well", noise__covariance=8, chains=512, steps=600, sgd__learning_rate=0.1))
+    hot = experiment(loss__name="double_well", noise__covariance=8, chains=512, steps=600, sgd__learning_rate=0.1)
+    result = run_experiment(hot)
     assert result["verdict"]["equilibrium"] == "yes"  # one dimension
     assert "sgd" in result["kl"]
 

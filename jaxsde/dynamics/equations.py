@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from ..problems.problem import FiniteSum, Potential, check_covariance
@@ -178,7 +179,7 @@ def flat(problem: FiniteSum | Potential, params: Any) -> Array:
 
 def positive(value: Any, name: str) -> None:
     """`ValueError` unless every number is finite and positive; values under trace pass."""
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         return
     try:
         array = np.asarray(value, np.float64)

@@ -385,8 +385,8 @@ def _look(run: Run) -> Run:
 
 
 def _one_draw(chain: Chain, dtype: Any) -> Any:
-    zero = (jnp.zeros((1,), jnp.uint32),) * 2
-    block = random.block(np.zeros(2, np.uint32), chain.draws, zero, random.clock(0, chain.draws), 1, dtype)
+    zero = jnp.zeros((1,), jnp.uint32)
+    block = random.block(jnp.zeros(2, jnp.uint32), chain.draws, (zero, zero), random.clock(0, chain.draws), 1, dtype)
     return jax.tree.map(lambda a: a[0, ..., 0], block)
 
 

@@ -80,10 +80,14 @@ class FiniteSum:
 
         def block(examples: PyTree, w: Array) -> Array:
             deviations = jax.vmap(jax.grad(self.loss_of), (None, 0))(phi, examples) - g
-            if self.dim <= _SMALL:  # one product with the weights for each entry: a batch of tiny matrices is far slower
+            if (
+                self.dim <= _SMALL
+            ):  # one product with the weights for each entry: a batch of tiny matrices is far slower
                 column = deviations.T
                 entries = {(i, j): w @ (column[i] * column[j]) for i in range(self.dim) for j in range(i + 1)}
-                return jnp.stack([jnp.stack([entries[max(i, j), min(i, j)] for j in range(self.dim)]) for i in range(self.dim)])
+                return jnp.stack(
+                    [jnp.stack([entries[max(i, j), min(i, j)] for j in range(self.dim)]) for i in range(self.dim)]
+                )
             return (deviations * w[:, None]).T @ deviations
 
         return self._weighted(lambda ex: None, jnp.full((self.examples,), 1.0 / self.examples, phi.dtype), block=block)
@@ -96,10 +100,11 @@ class FiniteSum:
 
     def _weighted(self, one: Callable[[Any], Any], w: Array, *, block: Any = None, cost: int = 1) -> Array:
         """Σᵢ wᵢ one(exampleᵢ), or Σ over blocks of block(examples, weights): the one place where a sum is cut."""
-        if block is None:
 
-            def block(examples: PyTree, weights: Array) -> Array:
-                return jnp.tensordot(weights, jax.vmap(one)(examples), axes=1)
+        def each(examples: PyTree, weights: Array) -> Array:
+            return jnp.tensordot(weights, jax.vmap(one)(examples), axes=1)
+
+        block = each if block is None else block
 
         size = self._block(cost)
         whole = self.examples // size

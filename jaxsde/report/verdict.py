@@ -254,7 +254,8 @@ def _sentence(
     elif gibbs.reading == "no" and not kl.known:
         text = f"The law is not Gibbs: {kl.reason}"
     elif gibbs.reading == "no":
-        text = f"The stationary law is not Gibbs: from the closest one, at {at}, it is {kl.value:.3g} nats [{kl.low:.3g}, {kl.high:.3g}] away"
+        away = f"{kl.value:.3g} nats [{kl.low:.3g}, {kl.high:.3g}] away"
+        text = f"The stationary law is not Gibbs: from the closest one, at {at}, it is {away}"
     else:
         text = f"Whether the stationary law is Gibbs is undecided: {gibbs.sentence}"
     if equilibrium.reading == "no":

@@ -123,7 +123,7 @@ def integrate(sde: SDE, integrator: Integrator | None = None, *, dt: Any) -> Dif
     Raises `ValueError` for a step that is not positive or an integrator that does not cover the SDE's noise.
     """
     positive(dt, "dt")
-    integrator = EulerMaruyama() if integrator is None else integrator
     if isinstance(integrator, type):
         raise TypeError(f"integrator must be an object: write {integrator.__name__}()")
-    return DiffusionChain(sde, jnp.asarray(dt, float), integrator, integrator.draws(sde), sde.dim)
+    chosen: Integrator = EulerMaruyama() if integrator is None else integrator
+    return DiffusionChain(sde, jnp.asarray(dt, float), chosen, chosen.draws(sde), sde.dim)
