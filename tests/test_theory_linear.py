@@ -300,3 +300,14 @@ def test_singular_covariances_are_infinitely_far():
     assert theory.gaussian_kl([0, 0], np.eye(2), [0, 0], np.diag([1.0, 0])) == math.inf
     # Very different scales are no missing rank.
     assert theory.gaussian_kl([0, 0], np.diag([1e-12, 1e12]), [0, 0], np.diag([1e-12, 1e12])) == pytest.approx(0)
+
+
+def test_an_explosion_is_seen_by_the_krylov_route_too(monkeypatch):
+    rng = np.random.default_rng(8)
+    problem = finite_sum(squared_error, (rng.normal(size=(60, 1, 8)), rng.normal(size=(60, 1))), np.zeros(8))
+    edge = theory.stability_edge(problem)
+    monkeypatch.setattr("jaxsde.theory.linear._DENSE", 0)
+    for factor in (1.02, 1.3):
+        with pytest.raises(ValueError, match="mean-square gain"):
+            theory.stationary_covariance(sgd(problem, learning_rate=factor * edge))
+    theory.stationary_covariance(sgd(problem, learning_rate=0.98 * edge))

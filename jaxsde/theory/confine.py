@@ -95,13 +95,14 @@ def tail_power(wide: Any, temperature: float, centre: np.ndarray, size: float, d
     """
     d = len(centre)
     rng = np.random.default_rng(3)
-    rays = np.concatenate([directions, np.eye(d), rng.normal(size=(64 * d if d > 1 else 1, d))])
+    # In many dimensions the flattest directions (they come first), the axes up to a few, and a sample.
+    rays = np.concatenate([directions[:8], np.eye(d)[:8], rng.normal(size=(64 * min(d, 3) if d > 1 else 1, d))])
     rays = np.concatenate([rays, -rays]) / np.linalg.norm(rays, axis=1)[np.r_[: len(rays), : len(rays)], None]
     if d > 1:
         rays = np.concatenate([rays, _low_rays(wide, centre, size, rays)])
     # From the centre, and from the origin, where the valleys of products of weights run along the axes. Several radii a shell,
     # at irregular spacings: the least of a periodic loss is seen on each.
-    spread = np.sort(rng.uniform(size=48))
+    spread = np.sort(rng.uniform(size=48 if d <= 3 else 12))
     shells = []
     for inner in (1e2, 1e5):
         radii = size * inner * 10**spread

@@ -89,22 +89,25 @@ class Equation:
         without = self._invert(q)
         if self.feedback is None:
             return without
-        gain = self.gain()
-        if gain >= 1:
-            raise ValueError(
-                "no stationary covariance: the noise that grows with the position wins over the drift (mean-square gain "
-                f"{gain:.6g}, must be below 1); a smaller learning rate or a larger batch lowers it"
-            )
         size = self._size
         if size <= _DENSE:
+            if self.gain() >= 1:
+                raise self._explosion()
             return _unpack(np.linalg.solve(np.eye(size) - self._matrix, _pack(without)))
         whole = _operator(size, lambda v: v - self._return(v))
-        solution, failed = scipy.sparse.linalg.gmres(whole, _pack(without), rtol=1e-13, restart=100, maxiter=50)
-        if failed:
-            raise ValueError(
-                f"the second-moment equation of {size} unknowns did not converge (gain {gain:.6g}, close to 1)"
-            )
-        return _unpack(solution)
+        packed, failed = scipy.sparse.linalg.gmres(whole, _pack(without), rtol=1e-12, restart=60, maxiter=20)
+        solution = _unpack(packed)
+        # A map of covariances to covariances: the solution is a covariance iff the gain is below 1, so that need not be computed.
+        values = np.linalg.eigvalsh(solution)
+        if failed or values[0] < -1e-9 * np.abs(values).max():
+            raise self._explosion()
+        return solution
+
+    def _explosion(self) -> ValueError:
+        return ValueError(
+            "no stationary covariance: the noise that grows with the position wins over the drift (mean-square gain "
+            f"{self.gain():.6g}, must be below 1); a smaller learning rate or a larger batch lowers it"
+        )
 
     @property
     def _size(self) -> int:

@@ -29,7 +29,7 @@ from .minimum import minimum
 _ROUNDING = 1e-7
 # Numbers of example Hessians held at once, and kept for good.
 _BLOCK_NUMBERS = 1 << 22
-_KEPT_NUMBERS = 1 << 25
+_KEPT_NUMBERS = 1 << 26
 
 
 @dataclass(frozen=True)
