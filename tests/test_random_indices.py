@@ -21,7 +21,7 @@ from jaxsde.random import permutations
 from jaxsde.types import Draws
 
 ALPHA = 1e-6
-WORDS = np.array([1, 2], np.uint32)
+WORDS, ZERO = np.array([1, 2], np.uint32), np.uint32(0)
 
 
 def ids(count, high=0):
@@ -139,7 +139,7 @@ def test_large_distinct_samples():
 
 
 @functools.partial(jax.jit, static_argnames=("n", "chains", "epochs"))
-def permutation_table(n, chains, epochs, first=np.uint32(0)):
+def permutation_table(n, chains, epochs, first=ZERO):
     """[epochs, n, chains]"""
     epoch = (jnp.arange(epochs, dtype=jnp.uint32) + first)[:, None, None]
     return random.permutation_at(WORDS, ids(chains), (epoch, epoch * 0), jnp.arange(n)[:, None], n)
@@ -155,7 +155,7 @@ def test_permutations_are_permutations(n):
 def test_permutation_of_the_largest_population():
     n = 2**31 - 1
     places = np.concatenate([np.arange(5000), n - 1 - np.arange(5000), np.arange(2**30, 2**30 + 5000)])
-    image = np.asarray(random.permutation_at(WORDS, ids(3), (np.uint32(0), np.uint32(0)), places[:, None], n))
+    image = np.asarray(random.permutation_at(WORDS, ids(3), (ZERO, ZERO), places[:, None], n))
     assert image.min() >= 0 and image.max() < n
     assert all(np.unique(image[:, c]).size == places.size for c in range(3))
     assert p_value(image.astype(np.int64) * 16 // n, 16) > ALPHA

@@ -7,19 +7,19 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, UInt32
+from jaxtyping import Array, Float
 
 from ..types import Drawn, Draws
 from .clocks import Clock, advance, steps_per_epoch
 from .permutations import distinct, round_keys, swap_or_not
-from .philox import Purpose, Words, add, lane_key, philox4x32
+from .philox import Key, Purpose, Words, add, lane_key, philox4x32
 from .variables import below, box_muller, signs, three_point
 
 _u32 = np.uint32
 
 
 def block(
-    words: UInt32[Array, "2"],
+    words: Key,
     draws: Draws,
     chain: Words,
     clock: Clock,
@@ -48,9 +48,7 @@ def block(
     )
 
 
-def initial_normals(
-    words: UInt32[Array, "2"], chain: Words, count: int, dtype: Any = np.float32
-) -> Float[Array, "count c"]:
+def initial_normals(words: Key, chain: Words, count: int, dtype: Any = np.float32) -> Float[Array, "count c"]:
     """`count` standard normals per chain for its initial state, independent of those of every step."""
     start = (_u32(0), _u32(0))
     return _fill(words, Purpose.INITIAL, chain, start, 1, count, 1, _normals(dtype), aligned=True)[0]
@@ -67,7 +65,7 @@ def _signs(packed: Any, count: int, dtype: Any) -> Any:
 
 
 def _fill(
-    words: Array,
+    words: Key,
     purpose: Purpose,
     chain: Words,
     step: Words,
@@ -101,7 +99,7 @@ def _fill(
     return lax.dynamic_slice_in_dim(out, offset.astype(jnp.int32), length)
 
 
-def _indices(words: Array, draws: Draws, chain: Words, clock: Clock, length: int, fill: Any) -> Any:
+def _indices(words: Key, draws: Draws, chain: Words, clock: Clock, length: int, fill: Any) -> Any:
     n, b = draws.population, draws.indices
     if b == 0:
         return ()
@@ -121,7 +119,7 @@ def _indices(words: Array, draws: Draws, chain: Words, clock: Clock, length: int
     return drawn.astype(jnp.int32)
 
 
-def _epoch(words: Array, draws: Draws, chain: Words, clock: Clock, length: int) -> Array:
+def _epoch(words: Key, draws: Draws, chain: Words, clock: Clock, length: int) -> Array:
     """Each step's slice of its epoch's permutation; round keys are made once for each epoch that the block can touch."""
     n, b, per_epoch = draws.population, draws.indices, steps_per_epoch(draws)
     epochs = (per_epoch + length - 2) // per_epoch + 1

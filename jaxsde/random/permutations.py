@@ -7,9 +7,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Int, UInt32
+from jaxtyping import Array, Int
 
-from .philox import Purpose, Words, lane_key, multiply, philox4x32
+from .philox import Key, Purpose, Words, lane_key, multiply, philox4x32
 from .variables import below
 
 _u32 = np.uint32
@@ -18,7 +18,7 @@ _u32 = np.uint32
 ROUNDS = 36
 
 
-def permutation_at(words: UInt32[Array, "2"], chain: Words, epoch: Words, positions: Any, n: int) -> Int[Array, "..."]:
+def permutation_at(words: Key, chain: Words, epoch: Words, positions: Any, n: int) -> Int[Array, "..."]:
     """The images of `positions` (each in 0 .. n - 1) under the random permutation of n of (key, chain, epoch).
 
     `chain`, `epoch` and `positions` broadcast against each other. Nothing is stored: it is a swap-or-not shuffle
@@ -32,7 +32,7 @@ def permutation_at(words: UInt32[Array, "2"], chain: Words, epoch: Words, positi
     )
 
 
-def round_keys(words: Array, chain: Words, epoch: Words, n: int) -> tuple[Array, Array]:
+def round_keys(words: Key, chain: Words, epoch: Words, n: int) -> tuple[Array, Array]:
     """Per round the pivot K below n and the hash key: [ROUNDS, ...]. Whatever law K has, uniform permutations stay so:
     the bias n/2^32 of a single word only touches the speed of mixing."""
 

@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, UInt32
 
+Key = UInt32[Array, "2"] | UInt32[np.ndarray, "2"]  # the words of a user's key
 Words = tuple[Any, Any]  # a 64-bit unsigned integer as (low, high) uint32 words, scalars or arrays
 Quad = tuple[Array, Array, Array, Array]  # what one Philox call gives
 
@@ -53,6 +54,6 @@ def add(word: Words, i: Any) -> Words:
     return low, word[1] + (low < word[0]).astype(jnp.uint32)
 
 
-def lane_key(words: UInt32[Array, "2"], purpose: Purpose, lane: Any, sharing: int = 1) -> tuple[Array, Array]:
+def lane_key(words: Key, purpose: Purpose, lane: Any, sharing: int = 1) -> tuple[Array, Array]:
     """The key of one lane of one purpose, in a stream of which `sharing` steps share each call."""
     return philox4x32((lane, _u32(purpose), _u32(sharing), TAG), (words[0], words[1]))[:2]

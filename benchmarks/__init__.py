@@ -1,0 +1,1 @@
+"""Throughput against peers and against the machine: `python -m benchmarks.throughput --json FILE`."""

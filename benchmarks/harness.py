@@ -1,0 +1,181 @@
+"""Measuring chain-steps per second honestly.
+
+Tracing, compiling and running are timed apart. An implementation's answer is checked against a closed form before any of
+its runs is timed. Rounds go over all implementations in turn, forwards and backwards, and medians are taken, so that a slow
+spell of the machine falls on all of them alike.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+
+Kind = Literal["jaxsde", "peer", "yardstick"]
+Run = Callable[[int], np.ndarray]  # from a seed to the final positions, on the host
+
+
+class Ready(NamedTuple):
+    """A program ready to run. What took place before: seconds of tracing (lowering included) and of compiling."""
+
+    run: Run
+    trace_s: float | None = None
+    compile_s: float | None = None
+    executor: str = ""
+
+
+class Implementation(NamedTuple):
+    """One way to simulate a workload. `prepare(chains, steps)` gives what is then timed."""
+
+    name: str
+    kind: Kind
+    steps: int
+    prepare: Callable[[int, int], Ready]
+
+
+class Workload(NamedTuple):
+    """A named simulation. `check(positions, steps)` says what is wrong with an answer, or None."""
+
+    name: str
+    chains: int
+    check: Callable[[np.ndarray, int], str | None]
+    implementations: Sequence[Implementation]
+
+
+class WrongAnswer(Exception):
+    """An implementation whose answer disagrees with the closed form: its speed means nothing."""
+
+
+ROW = (
+    "workload", "implementation", "executor", "chains", "steps", "chain_steps_per_second", "per_cpu_second", "of_best_peer",
+    "of_yardstick", "trace_s", "compile_s", "device", "versions",
+)  # fmt: skip
+
+
+def ahead_of_time(f: Callable[..., Any], *arguments: Callable[[int], Any]) -> Ready:
+    """Traces, lowers and compiles `f`; each of its arguments is made from the seed by one of `arguments`."""
+    example = [make(0) for make in arguments]
+    start = time.perf_counter()
+    lowered = jax.jit(f).trace(*example).lower()
+    traced = time.perf_counter()
+    program = lowered.compile()
+    compiled = time.perf_counter()
+    return Ready(
+        lambda seed: np.asarray(program(*(make(seed) for make in arguments))), traced - start, compiled - traced, "xla"
+    )
+
+
+def cold_start(run: Run, executor: str) -> Ready:
+    """For what compiles by itself at its first call: JAX's own account of the seconds it spent there."""
+    spent = {"trace": 0.0, "compile": 0.0}
+    watching = [True]
+
+    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
+        if watching[0] and event.startswith("/jax/core/compile/"):
+            spent["compile" if "backend_compile" in event else "trace"] += duration_secs
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    run(0)
+    watching[0] = False  # JAX has no public way to take a listener out again
+    return Ready(run, spent["trace"], spent["compile"], executor)
+
+
+def measure(
+    workload: Workload, rounds: int = 5, tell: Callable[[str], None] = lambda line: None
+) -> list[dict[str, Any]]:
+    """The rows of one workload (keys `ROW`), best first. WrongAnswer before anything of it is timed."""
+    ready: dict[str, Ready] = {}
+    for way in workload.implementations:
+        tell(f"{workload.name}: {way.name}: compiling and checking the answer")
+        ready[way.name] = way.prepare(workload.chains, way.steps)
+        if wrong := workload.check(ready[way.name].run(1), way.steps):
+            raise WrongAnswer(f"{workload.name}: {way.name}: {wrong}")
+    wall: dict[str, list[float]] = {name: [] for name in ready}
+    cpu: dict[str, list[float]] = {name: [] for name in ready}
+    for r in range(rounds):
+        tell(f"{workload.name}: round {r + 1} of {rounds}")
+        for name in list(ready)[:: 1 if r % 2 == 0 else -1]:
+            busy, start = time.process_time(), time.perf_counter()
+            ready[name].run(2 + r)
+            wall[name].append(time.perf_counter() - start)
+            cpu[name].append(time.process_time() - busy)
+    work = {way.name: workload.chains * way.steps for way in workload.implementations}
+    rate = {name: work[name] / statistics.median(wall[name]) for name in ready}
+    best = {
+        kind: max((rate[w.name] for w in workload.implementations if w.kind == kind), default=None)
+        for kind in ("peer", "yardstick")
+    }
+    about = {"device": device(), "versions": versions()}
+    rows = [
+        {
+            "workload": workload.name,
+            "implementation": way.name,
+            "executor": ready[way.name].executor,
+            "chains": workload.chains,
+            "steps": way.steps,
+            "chain_steps_per_second": rate[way.name],
+            "per_cpu_second": work[way.name] / max(statistics.median(cpu[way.name]), 1e-9),
+            "of_best_peer": rate[way.name] / best["peer"] if best["peer"] else None,
+            "of_yardstick": rate[way.name] / best["yardstick"] if best["yardstick"] else None,
+            "trace_s": ready[way.name].trace_s,
+            "compile_s": ready[way.name].compile_s,
+            **about,
+        }
+        for way in workload.implementations
+    ]
+    return sorted(rows, key=lambda row: -row["chain_steps_per_second"])
+
+
+def gaussian_answer(x: np.ndarray, chains: int, variance: float) -> str | None:
+    """What is wrong with `chains` independent draws from N(0, variance), at five standard deviations; None if nothing."""
+    if x.shape != (chains,):
+        return f"positions of shape {x.shape}, not ({chains},)"
+    if not np.isfinite(x).all():
+        return f"{np.count_nonzero(~np.isfinite(x))} positions are not finite"
+    x = x.astype(np.float64)
+    off_mean = np.mean(x) / np.sqrt(variance / chains)
+    off_variance = (np.mean(x**2) / variance - 1) / np.sqrt(2 / chains)
+    off_fourth = (np.mean(x**4) / variance**2 - 3) / np.sqrt(96 / chains)
+    for name, off in (("mean", off_mean), ("variance", off_variance), ("fourth moment", off_fourth)):
+        if not abs(off) < 5:
+            return f"its {name} is {off:+.1f} standard deviations from that of N(0, {variance:.6g})"
+    return None
+
+
+def device() -> str:
+    kind = jax.devices()[0].device_kind
+    return f"{kind}: {processor()}, {len(os.sched_getaffinity(0))} cores" if kind == "cpu" else kind
+
+
+def processor() -> str:
+    """The processor's name, where the system tells it."""
+    try:
+        with open("/proc/cpuinfo") as info:
+            return next(line.split(":", 1)[1].strip() for line in info if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Of Python, the packages that matter, and the commit of this checkout (with + where it was changed since)."""
+    found = {"python": platform.python_version()}
+    for name in ("jaxsde", "jax", "jaxlib", "numpy", "diffrax", "blackjax"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    root = Path(__file__).parent.parent
+    commit = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True)
+    if commit.returncode == 0:
+        changed = subprocess.run(["git", "-C", root, "diff", "--quiet", "HEAD", "--", "jaxsde", "benchmarks"])
+        found["commit"] = commit.stdout.strip() + ("+" if changed.returncode else "")
+    return found
