@@ -233,7 +233,7 @@ def batch_factor(batch_size: int, examples: int, sampling: str) -> float:
     """Σ_B / Σ: 1/B with replacement; (n−B)/(n−1)/B for a batch of distinct examples; 0 for the full batch."""
     if sampling == "full_batch":
         return 0.0
-    if sampling in ("without_replacement", "random_reshuffling"):
+    if examples and sampling in ("without_replacement", "random_reshuffling"):
         return (examples - batch_size) / max(examples - 1, 1) / batch_size
     return 1.0 / batch_size
 
