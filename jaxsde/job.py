@@ -21,7 +21,6 @@ from .experiment import Experiment
 from .metrics import fit_temperature, kl_between, kl_to_gibbs
 from .report.reasons import noise_rate
 from .report.verdict import Verdict, is_gibbs, verdict_statistics
-from .statistics import Histogram
 from .stepping.chains import integrate, sgd
 from .stepping.integrators import INTEGRATORS, Heun
 from .theory import gibbs, minimum, stationary_law
@@ -88,7 +87,17 @@ def run_experiment(experiment: Experiment, *, progress: bool = False) -> dict[st
         "notes": setting.notes,
         "versions": {"jaxsde": __version__, "jax": jax.__version__, "numpy": np.__version__},
     }
-    arrays = record.arrays(runs, setting, theory, film, edges, kls, chains["sgd"][0], jax.random.fold_in(key, 99))
+    table = e.table()
+    arrays = record.arrays(
+        runs,
+        setting,
+        theory,
+        film,
+        edges,
+        () if table is None else table.features,
+        chains["sgd"][0],
+        jax.random.fold_in(key, 99),
+    )
     return result | {"arrays": arrays, "summary": _summary(result, setting.problem, runs, kls, verdict)}
 
 
@@ -157,17 +166,16 @@ def _measure(
 ) -> tuple[Run, float | None]:
     """The run with its statistics, and its chain-steps per second once compiled."""
     chunk = max(e.every, e.steps // _FRAMES[1] // e.every * e.every)
-    busy, first, moved = 0.0, run.step, 0
+    busy, first = 0.0, run.step
     began = time.perf_counter()
-    for run in iterate(
+    chunks = iterate(
         chain, run, steps=e.steps * per_step, chunk=chunk * per_step, every=e.every * per_step, statistics=statistics
-    ):
-        spent = time.perf_counter() - began
-        if moved:  # the first chunk was compiled
-            busy += spent
+    )
+    for i, run in enumerate(chunks):
+        if i == 0:
+            first = run.step  # this chunk was compiled
         else:
-            first = run.step
-        moved += 1
+            busy += time.perf_counter() - began
         film.look(name, run, e.groups)
         bar(chunk)
         began = time.perf_counter()

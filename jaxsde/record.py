@@ -13,7 +13,7 @@ from scipy import stats
 from . import random
 from .dynamics.gradients import Minibatch, noise_of
 from .engine.run import Run
-from .estimate import Estimate, Unknown
+from .estimate import Unknown
 from .metrics.temperature import Local
 from .problems.problem import ravel_names
 from .statistics import Histogram
@@ -118,12 +118,13 @@ def arrays(
     theory: dict[str, Any],
     film: Film,
     boxes: list[np.ndarray],
-    kls: dict[str, Estimate],
+    features: tuple[str, ...],
     chain: Any,
     key: Any,
 ) -> dict[str, np.ndarray]:
-    """Everything that the figures draw, by name."""
-    out: dict[str, np.ndarray] = {"processes": np.array(list(runs)), "names": np.array(ravel_names(setting.problem))}
+    """Everything that the figures draw, by name. `features` name the components where there is one for each."""
+    names = list(features) if len(features) == setting.problem.dim else ravel_names(setting.problem)
+    out: dict[str, np.ndarray] = {"processes": np.array(list(runs)), "names": np.array(names)}
     d = setting.problem.dim
     if setting.phi_star is not None:
         out["phi_star"] = np.asarray(setting.phi_star)
@@ -140,9 +141,8 @@ def arrays(
     if isinstance(law, Gibbs):
         out |= _of_gibbs(law, boxes)
         out |= {"gibbs_cov": law.covariance, "gibbs_mean_loss": np.asarray(law.mean_loss)}
-    floor = kls["sgd"].floor
-    if floor is not None:
-        out["kl_floor"] = np.asarray(floor)
+    # what the Gaussian estimator at one time would show for the Gibbs law itself: its number of moments over 2N
+    out["kl_floor"] = np.asarray(d * (d + 3) / (4 * runs["sgd"].chains))
     frozen = theory.get("theory_frozen")
     if film.law is not None and isinstance(frozen, np.ndarray):
         out["kl_theory_frozen"] = np.asarray(gaussian_kl(film.law[0], frozen, *film.law))
