@@ -78,7 +78,7 @@ def run(options: cli.Run) -> int:
         return fail(f"{fault} (what there is to see is in {out.path})", fault.code, options.json, **told)
     if summary:
         print(summary, file=sys.stderr, flush=True)
-    say(f"written to {out.path}: {', '.join(files)}")
+    say(f"{len(files)} files in {out.path}; the report is {out.path / 'report.html'}")
     failed = [check for check, answer in wanted.items() if _answer(result, check) != answer]
     for check in failed:
         say(f"assert failed: {check} is {_answer(result, check)}, not {wanted[check]}")
@@ -191,11 +191,15 @@ def report(options: cli.Report) -> int:
     except (ValueError, OSError, EOFError) as fault:
         reason = f"is not what a run writes ({one_line(str(fault))}); run the experiment again"
         raise ExperimentError(reason, file=folder) from None
-    importlib.import_module(".report.page", __package__).write(folder)
+    try:
+        importlib.import_module(".report.page", __package__).write(folder)
+    except (ValueError, KeyError, TypeError) as fault:
+        reason = f"is not what a run writes ({type(fault).__name__}: {one_line(str(fault))}); run the experiment again"
+        raise ExperimentError(reason, file=folder) from fault
     files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
     if options.json:
         print(json.dumps({"ok": True, "out": str(folder), "files": files, "arrays": len(names)}), flush=True)
-    say(f"written to {folder}: {', '.join(files)}")
+    say(f"{len(files)} files in {folder}; the report is {folder / 'report.html'}")
     return 0
 
 
