@@ -64,6 +64,9 @@ class Partition(NamedTuple):
         parts_p, parts_q = self.gather(p), self.gather(np.exp(log_q))
         total = _terms(parts_p[..., :1], _log(parts_q[..., :1])).sum(axis=-1)
         in_parts = self.labels > 0
+        # outside of the boxes there is no reference: part 0 does without
+        log_r = np.where(in_parts, log_r, 0.0)
+        log_s = None if log_s is None else np.where(in_parts, log_s, 0.0)
         if rare == "first":
             smooth = log_r - log_q
             pools = _terms(parts_p, _log(self.gather(np.exp(log_r))))
@@ -77,8 +80,7 @@ class Partition(NamedTuple):
             pools = _terms(parts_p, _log(self.gather(np.exp(log_r)))) - parts_p * (
                 _log(parts_q) - _log(self.gather(np.exp(log_s)))
             )
-        with np.errstate(invalid="ignore"):
-            fine = np.where((p > 0) & in_parts, p * np.where(p > 0, smooth, 0.0), 0.0)
+        fine = np.where((p > 0) & in_parts, p * np.where(p > 0, smooth, 0.0), 0.0)
         return total + pools[..., 1:].sum(axis=-1) + fine.sum(axis=-1)
 
 

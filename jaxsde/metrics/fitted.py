@@ -36,8 +36,8 @@ class LogMasses:
     ):
         self.cells = Cells(problem, tuple(np.asarray(e, np.float64) for e in histogram.edges), histogram.components)
         self.parts, self.given, self.direction = parts, temperature, direction
-        self._centre = np.log(temperature if temperature is not None else self._begin(p))
         self._tilt = Tilt(self.cells.edges, p)
+        self._centre = np.log(temperature if temperature is not None else self._begin(p))
         self._lay()
 
     @property
@@ -116,4 +116,18 @@ class LogMasses:
         grid = start + np.linspace(-6, 6, 25)
         at = float(grid[np.argmin([cross_entropy(float(t)) for t in grid])])
         found = optimize.minimize_scalar(cross_entropy, bounds=(at - 0.5, at + 0.5), method="bounded")
-        return float(np.exp(found.x))  # pyright: ignore[reportAttributeAccessIssue]
+        forward = float(np.exp(found.x))  # pyright: ignore[reportAttributeAccessIssue]
+        return forward if self.direction == "forward" else self._begin_reverse(p, forward)
+
+    def _begin_reverse(self, p: np.ndarray, forward: float) -> float:
+        """The temperature at which KL(q‖reference) is least: the reference, unlike p, is smooth where nothing was sampled."""
+        log_r = self._tilt.fit(p, self.cells.guess(forward))
+        self._tilt.restart()
+
+        def divergence(log_t: float) -> float:
+            log_q = self.cells.guess(float(np.exp(log_t)))
+            on = np.isfinite(log_r) & (log_q > -700)
+            return float(np.exp(log_q[on]) @ (log_q[on] - log_r[on]))
+
+        candidates = np.log(forward) + np.linspace(-4, 1, 41)
+        return float(np.exp(candidates[np.argmin([divergence(t) for t in candidates])]))

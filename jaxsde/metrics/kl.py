@@ -109,7 +109,7 @@ def _first_that_knows(tries: dict[str, Any], method: str, run: Measured, statist
         names = list(tries)
         if statistic is not None:
             names = ["gaussian" if isinstance(run.statistic(statistic), Covariance) else "histogram"]
-        elif find(run, Covariance, None) is None or find(run, Histogram, None) is None:
+        elif (find(run, Covariance, None) is None) != (find(run, Histogram, None) is None):
             names = ["gaussian" if find(run, Histogram, None) is None else "histogram"]
     refusals = []
     for name in names:
@@ -202,7 +202,6 @@ def _histogram_between(run_a: Measured, run_b: Measured, statistic: str | None) 
     each = [binned.group_masses(s) for s in (a, b)]
     fewest = min(len(groups) for groups in each)
     parts = binned.partitions(np.stack([p, q]), np.stack([_regrouped(g, fewest) for g in each]), shape, divisor=True)
-    binned.check_parts(parts)
     # part 0 is all that one of the runs has hardly visited: if much of the first is there, nothing is known of the ratio
     hidden = float(parts[0].gather(p)[0])
     if hidden > binned.MOST_OUTSIDE:
@@ -210,6 +209,7 @@ def _histogram_between(run_a: Measured, run_b: Measured, statistic: str | None) 
             f"{100 * hidden:.3g} % of the first run's law lies where one of the two has hardly been: the supports overlap "
             "too little, or the samples are too few, to compare them"
         )
+    binned.check_parts(parts)
 
     edges = tuple(np.asarray(e, np.float64) for e in a.statistic.edges)
     log_sizes = np.log(np.prod(np.meshgrid(*map(np.diff, edges), indexing="ij"), axis=0)).ravel()

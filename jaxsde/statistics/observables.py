@@ -76,8 +76,8 @@ def of(f: Callable[[Array], Array], statistic: Statistic) -> Of:
     """
     if not callable(f):
         raise TypeError(f"of: the first argument must be a function of the position, got {type(f).__name__}")
-    if not isinstance(statistic, Statistic):
-        raise TypeError(f"of: the second argument must be a statistic such as Mean(), got {type(statistic).__name__}")
+    if isinstance(statistic, type) or not isinstance(statistic, Statistic):
+        raise TypeError(f"of: the second argument must be a statistic such as Mean(), got {statistic!r}")
     owner = getattr(f, "__self__", None) if inspect.ismethod(f) else None
     if owner is not None and not jax.tree_util.all_leaves([owner]):
         # the owner's arrays become leaves: data stays an argument of the compiled program
