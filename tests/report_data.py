@@ -51,8 +51,12 @@ def imitation(
     predicted = ETA * np.trace(noise) / (2 * d)
     gibbs = predicted * np.linalg.inv(hessian)
     floor = d * (d + 3) / (4 * chains)
-    loss_at = lambda phi: 0.5 * np.mean(rest**2) + 0.5 * np.einsum(  # noqa: E731
-        "ca,ab,cb->c", phi - minimum, hessian, phi - minimum
+    loss_at = lambda phi: (
+        0.5 * np.mean(rest**2)
+        + 0.5
+        * np.einsum(  # noqa: E731
+            "ca,ab,cb->c", phi - minimum, hessian, phi - minimum
+        )
     )
 
     def step(p: str, phi: np.ndarray) -> np.ndarray:

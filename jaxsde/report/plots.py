@@ -202,7 +202,9 @@ def noise(arrays: Arrays, result: Result) -> Figure | None:
         title = f"The noise of N steps grows like N to the power {number(slope)}" + (
             ", and tends to a Gaussian" if qq else ""
         )
-    quiet = "Sums of N independent gradient noises ĝ − g at the minimum. Left: measured, on the line √N × the noise of one."
+    quiet = (
+        "Sums of N independent gradient noises ĝ − g at the minimum. Left: measured, on the line √N × the noise of one."
+    )
     made = canvas(2.85, title, quiet)
     axes = panel(made, 0.6, 0.47, 2.3 if qq else 5.3, 2.25)
     shapes.noise_growth(axes, arrays, counts, measured, names)
@@ -306,7 +308,12 @@ def summary(arrays: Arrays, result: Result) -> Figure | None:
 
 def _setting(result: Result) -> str:
     parts = []
-    for name, words in (("experiment", "{}"), ("learning_rate", "η = {}"), ("batch_size", "B = {}"), ("chains", "{} chains")):
+    for name, words in (
+        ("experiment", "{}"),
+        ("learning_rate", "η = {}"),
+        ("batch_size", "B = {}"),
+        ("chains", "{} chains"),
+    ):
         value = result.get(name)
         if isinstance(value, int | float) and not isinstance(value, bool):
             parts.append(words.format(repr(value) if isinstance(value, float) else f"{value:,}".replace(",", "\u202f")))

@@ -127,7 +127,9 @@ def gibbs_plane(axes: Axes, arrays: Arrays) -> None:
     cells = np.outer(np.gradient(x), np.gradient(y))
     at = levels(height, height * cells)
     if at:
-        axes.contourf(x, y, height.T, levels=[*at, float(height.max()) * 1.001], colors=GIBBS_FILLS[-len(at) :], zorder=0)
+        axes.contourf(
+            x, y, height.T, levels=[*at, float(height.max()) * 1.001], colors=GIBBS_FILLS[-len(at) :], zorder=0
+        )
 
 
 def process_plane(axes: Axes, arrays: Arrays, p: str) -> None:
@@ -264,7 +266,9 @@ def differences(axes: Axes, arrays: Arrays, result: Result, names: np.ndarray) -
     axes.tick_params(left=False)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.margins(x=0.12)
-    axes.set_xlabel(f"difference from {PROCESSES[THEORIES[reference]].label}'s theory\n(% of the product of both sd)", labelpad=2)
+    axes.set_xlabel(
+        f"difference from {PROCESSES[THEORIES[reference]].label}'s theory\n(% of the product of both sd)", labelpad=2
+    )
     return True
 
 
@@ -377,7 +381,17 @@ def noise_growth(axes: Axes, arrays: Arrays, counts: np.ndarray, measured: np.nd
             low, high = (finite(arrays[f"noise_std_{end}"]).reshape(len(counts), -1)[:, i] for end in ("low", "high"))
             axes.vlines(counts, low, high, color=COLOURS["sgd"][0], lw=0.9, zorder=2)
         filled = COLOURS["sgd"][0] if i == 0 else COLOURS["paper"][0]
-        axes.plot(counts, measured[:, i], ls="none", marker=marks[i], ms=3.6, mew=0.9, mfc=filled, mec=COLOURS["sgd"][0], zorder=3)
+        axes.plot(
+            counts,
+            measured[:, i],
+            ls="none",
+            marker=marks[i],
+            ms=3.6,
+            mew=0.9,
+            mfc=filled,
+            mec=COLOURS["sgd"][0],
+            zorder=3,
+        )
         labels.append((float(measured[-1, i]), coordinate(names, i), INK))
     axes.set_xscale("log")
     axes.set_yscale("log")

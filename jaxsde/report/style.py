@@ -177,7 +177,7 @@ def side_labels(axes: Axes, labels: Sequence[tuple[float, str, str]], size: floa
                 places[k] += short / 2
                 places[k + 1] -= short / 2
     for place, i in zip(places, order, strict=True):
-        y, words, colour = labels[i]
+        _, words, colour = labels[i]
         axes.annotate(
             words,
             xy=(1, (place - low) / (high - low)),
