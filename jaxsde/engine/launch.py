@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -23,8 +24,11 @@ def advance(run: Any, steps: int, collecting: bool) -> Any:
     span = _span(run, steps, collecting)
     program = _program(_inputs(run, plan.tiles[0], shared, span), run.every, plan.rows_per_tile, where)
 
+    wide_types = bool(jax.config.jax_enable_x64)  # pyright: ignore[reportAttributeAccessIssue]
+
     def launch(tile: tuple[int, int]) -> vmap.Tile:
-        return jax.device_get(program(*_inputs(run, tile, shared, span)))
+        with jax.enable_x64(wide_types):  # a setting of the calling thread, which a worker does not inherit
+            return jax.device_get(program(*_inputs(run, tile, shared, span)))
 
     with ThreadPoolExecutor(layouts.workers(where.platform)) as pool:
         results = list(pool.map(launch, plan.tiles))
@@ -101,11 +105,38 @@ def _program(arguments: tuple, every: int, rows: int, device: Any) -> Any:
     )
     if key not in _programs:
         jitted = jax.jit(vmap.advance, static_argnames=("every", "rows"))
-        _programs[key] = jitted.lower(*arguments, every=every, rows=rows).compile()
+        _programs[key] = _compiled(jitted.lower(*arguments, every=every, rows=rows), device.platform)
         while len(_programs) > _KEPT_PROGRAMS:
             _programs.popitem(last=False)
     _programs.move_to_end(key)
     return _programs[key]
+
+
+# A matrix product on the CPU by the compiler's own loops, on one thread: the libraries behind the defaults add in an order
+# that depends on the shape of the whole product, so on the number of chains, and on the number of cores.
+_SAME_BITS = {"xla_cpu_multi_thread_eigen": False, "xla_cpu_experimental_ynn_fusion_type": ""}
+
+
+def _compiled(lowered: Any, platform: str) -> Any:
+    """The program, compiled so that a chain's bits do not depend on the chains beside it."""
+    options = _SAME_BITS if platform == "cpu" else {}
+    try:
+        return lowered.compile(compiler_options=options)
+    except jax.errors.JaxRuntimeError as error:
+        if "No such compile option" not in str(error):
+            raise
+    known = {name: value for name, value in options.items() if _knows(name, value)}
+    return lowered.compile(compiler_options=known)
+
+
+@functools.cache
+def _knows(name: str, value: Any) -> bool:
+    """Whether this version of the compiler has the option: they come and go."""
+    try:
+        jax.jit(jnp.negative).lower(0.0).compile(compiler_options={name: value})
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
 
 
 def cast(tree: Any, dtype: Any) -> Any:
