@@ -52,8 +52,7 @@ class Drawn(NamedTuple):
 class Problem(Protocol):
     """What is minimised: L(Φ), its gradient, and the covariance Σ(Φ) of one example's gradient.
 
-    @property
-    def Attributes(self) -> `dim` (d); `examples` (n; 0 for a potential); `start` ["d"], the user's initial point, flat; `unravel`.: ...
+    `dim` is d; `examples` n (0 for a potential); `start` ["d"] the user's initial point, flat; `unravel` the way back.
     """
 
     @property
