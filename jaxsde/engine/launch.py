@@ -95,14 +95,7 @@ _KEPT_PROGRAMS = 128
 def _program(arguments: tuple, every: int, rows: int, device: Any) -> Any:
     """The compiled program for these shapes and this structure. A new learning rate, seed, data value, number of steps or
     chunk finds the old one."""
-    leaves, tree = jax.tree.flatten(arguments)
-    key = (
-        tree,
-        tuple((np.shape(a), jnp.result_type(a), getattr(a, "weak_type", False)) for a in leaves),
-        every,
-        rows,
-        device,
-    )
+    key = (signature(arguments), every, rows, device)
     if key not in _programs:
         jitted = jax.jit(vmap.advance, static_argnames=("every", "rows"))
         _programs[key] = _compiled(jitted.lower(*arguments, every=every, rows=rows), device.platform)
@@ -137,6 +130,14 @@ def _knows(name: str, value: Any) -> bool:
     except jax.errors.JaxRuntimeError:
         return False
     return True
+
+
+def signature(tree: Any) -> Any:
+    """What a compiled program depends on: the structure with its static fields, and the leaves' shapes and dtypes."""
+    leaves, structure = jax.tree.flatten(tree)
+    wide_types = bool(jax.config.jax_enable_x64)  # pyright: ignore[reportAttributeAccessIssue]
+    shapes = tuple((np.shape(a), jnp.result_type(a), getattr(a, "weak_type", False)) for a in leaves)
+    return structure, shapes, wide_types
 
 
 def cast(tree: Any, dtype: Any) -> Any:

@@ -111,6 +111,16 @@ def available_bytes(device: Any) -> int | None:
         return None
 
 
+def check_lanes(chains: int, lane_bytes: int, device: Any) -> None:
+    """`MemoryError` for more chains than their states alone leave room for, before any of them is laid out."""
+    free = available_bytes(device)
+    if free is not None and 2 * chains * lane_bytes > 0.8 * free:
+        raise MemoryError(
+            f"{chains} chains need {2 * chains * lane_bytes / 1e9:.1f} GB and {free / 1e9:.1f} GB are free: "
+            f"at most about {max(1, int(0.4 * free / lane_bytes))} chains fit"
+        )
+
+
 def fits(layout: Layout, row_bytes: int, program_bytes: int, device: Any) -> bool:
     """Whether a run (before and after a chunk) and its program stay within four fifths of the memory that is free."""
     free = available_bytes(device)

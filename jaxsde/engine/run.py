@@ -254,17 +254,13 @@ def _begin(
     x0 = _initial(chain, start, chains)
     dtype = _dtype(x0, dtype)
     device, cast = launching.device(), launching.cast(chain, dtype)
-    state = jax.eval_shape(cast.init, jax.ShapeDtypeStruct((chain.dim,), dtype))
-    drawn = jax.eval_shape(lambda: _one_draw(chain, dtype))
-    numbers = layouts.lane_numbers(cast.step, state, drawn, jax.ShapeDtypeStruct((), dtype))
-    numbers = max(numbers, 16 * sum(int(np.prod(z.shape)) for z in jax.tree.leaves(drawn)))
+    numbers, lane_bytes = _lane(chain, cast, dtype)
+    layouts.check_lanes(chains, lane_bytes, device)
     widest = layouts.widest(numbers, device.platform)
     while True:
         plan = layouts.plan(chains, groups, widest, layouts.workers(device.platform))
-        row = jax.ShapeDtypeStruct((plan.width, chain.dim), dtype)
-        held = jax.tree.leaves([jax.eval_shape(s.init, row) for s in statistics.values()])
-        row_bytes = plan.width * (9 + sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(state)))
-        row_bytes += sum(a.size * a.dtype.itemsize for a in held)
+        held = jax.tree.leaves(_empty(statistics, plan.width, chain.dim, dtype))
+        row_bytes = plan.width * lane_bytes + sum(a.nbytes for a in held)
         if not layouts.fits(plan, row_bytes, 0, device):
             raise layouts.too_many(plan, row_bytes, 0, device)
         run = _at_start(chain, cast, x0, words, plan, statistics, every, dtype)
@@ -305,13 +301,39 @@ def _at_start(
 
 def _fresh(statistics: Mapping[str, Statistic], plan: Any, rows: int, dim: int, dtype: Any) -> dict[str, PyTree]:
     """Empty accumulators for every row."""
-    x = jnp.zeros((plan.width, dim), dtype)
-    return {
-        name: jax.tree.map(
-            lambda a: np.broadcast_to(np.asarray(a), (rows, *np.shape(a))).copy(), jax.device_get(s.init(x))
-        )
-        for name, s in statistics.items()
-    }
+    empty = _empty(statistics, plan.width, dim, dtype)
+    return jax.tree.map(lambda a: np.broadcast_to(a, (rows, *a.shape)).copy(), empty)
+
+
+# What is known of a structure (a tree and the shapes of its leaves) without tracing the user's functions once more.
+_lanes: dict[Any, tuple[int, int]] = {}
+_empties: dict[Any, dict[str, PyTree]] = {}
+_KEPT = 256
+
+
+def _lane(chain: Chain, cast: Chain, dtype: Any) -> tuple[int, int]:
+    """The most numbers that a step of one chain holds at once, and the bytes of its state with its flags."""
+    key = (launching.signature(cast), str(dtype))
+    if key not in _lanes:
+        state = jax.eval_shape(cast.init, jax.ShapeDtypeStruct((chain.dim,), dtype))
+        drawn = jax.eval_shape(lambda: _one_draw(chain, dtype))
+        numbers = layouts.lane_numbers(cast.step, state, drawn, jax.ShapeDtypeStruct((), dtype))
+        numbers = max(numbers, 16 * sum(int(np.prod(z.shape)) for z in jax.tree.leaves(drawn)))
+        if len(_lanes) >= _KEPT:
+            _lanes.clear()
+        _lanes[key] = numbers, 9 + sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(state))
+    return _lanes[key]
+
+
+def _empty(statistics: Mapping[str, Statistic], width: int, dim: int, dtype: Any) -> dict[str, PyTree]:
+    """Empty accumulators of one row."""
+    key = (launching.signature(dict(statistics)), width, dim, str(dtype))
+    if key not in _empties:
+        x = jnp.zeros((width, dim), dtype)
+        if len(_empties) >= _KEPT:
+            _empties.clear()
+        _empties[key] = {name: jax.tree.map(np.asarray, jax.device_get(s.init(x))) for name, s in statistics.items()}
+    return _empties[key]
 
 
 def _continue(chain: Chain, run: Run, statistics: Mapping[str, Statistic] | None, every: int) -> Run:
