@@ -1,119 +1,139 @@
-"""The folder's figures and its page, from the folder alone: `result.json`, `arrays.npz` and `config.toml`.
+"""The report of a run: `figures/NAME.svg`, `figures/NAME.png` and one self-contained `report.html`, from its folder alone.
 
-`write(folder)` draws every figure as PNG and SVG into `figures/` and makes one self-contained `report.html`. Every file is
-written under another name first, so that none is ever half there.
+The page needs no network, no script and no other file: the figures are in it as SVG whose colours follow the reader's light
+or dark setting. Whatever a user or a file has named is escaped.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 import json
-import math
 import os
+import re
+import zipfile
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import matplotlib
 import numpy as np
+from markupsafe import Markup
 
+from ..errors import BAD_INPUT, NO_INPUT, ExperimentError, one_line
+from . import tables
 from .plots import FIGURES, NEEDS
+from .style import COLOURS, files
 
-TITLES = {"sgd": "SGD", "sde": "its SDE", "frozen": "SDE, Σ frozen at Φ*", "langevin": "Langevin (control)"}
-CAPTIONS = {
-    "summary": "The law of each process against Gibbs, covariance ellipses, and the divergence with its interval.",
-    "density": "Stationary density of each process (colour) and the Gibbs law (grey): one component at a time, then the first two.",
-    "covariance": "Covariance ellipses of one and two standard deviations: measured, exact theory, and Gibbs.",
-    "kl_over_time": "Divergence of the ensemble from Gibbs on the clock t = Σ η, in nats; the band is 95 %.",
-    "noise": "The sum of N gradient noises grows like √N and tends to a Gaussian: the step from SGD to its SDE.",
-    "mean_loss": "Mean loss over time, with the minimum and the level of the Gibbs law.",
-}
+Figures = dict[str, dict[str, Any]]
+_CONFIG, _RESULT, _ARRAYS, _PAGE = "config.toml", "result.json", "arrays.npz", "report.html"
 
 
 def write(folder: Path) -> list[Path]:
-    """Draws the figures and the page of a run's folder; returns the files. Raises `OSError` or `ValueError` for a folder that
-    is not what a run writes."""
+    """Draws the figures of the run in `folder` and writes the page; returns what was written, figures first.
+
+    Reads `result.json`, `arrays.npz` and, if there is one, `config.toml`. Each file is whole before it has its name.
+    Raises ExperimentError where the folder is not that of a run.
+    """
     folder = Path(folder)
-    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    with np.load(folder / "arrays.npz", allow_pickle=False) as stored:
-        arrays = {name: stored[name] for name in stored}
-    config = folder / "config.toml"
-    text = config.read_text(encoding="utf-8") if config.is_file() else ""
+    result, arrays, config = read(folder)
+    figures, written = draw(arrays, result), []
     (folder / "figures").mkdir(exist_ok=True)
-    written, pictures = [], {}
-    for name, draw in FIGURES.items():
-        drawn = draw(arrays, result)
-        if drawn is None:
+    for name, figure in figures.items():
+        for kind, content in figure.get("files", {}).items():
+            written.append(_replace(folder / "figures" / f"{name}.{kind}", content))
+    html = render(result, arrays, config, figures)
+    return [*written, _replace(folder / _PAGE, html.encode("utf-8", "replace"))]
+
+
+def read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray], str]:
+    """(result, arrays, the text of the config) of a run's folder. Raises ExperimentError, naming the file at fault."""
+    path = folder / _RESULT
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(result, dict):
+            raise ValueError("it holds no object")
+        path = folder / _ARRAYS
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: np.asarray(archive[name]) for name in archive}
+        path = folder / _CONFIG
+        config = path.read_text(encoding="utf-8") if path.is_file() else ""
+    except FileNotFoundError:
+        raise ExperimentError("is missing; give the folder of a finished run", code=NO_INPUT, file=path) from None
+    except (ValueError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as fault:
+        reason = f"is not what a run writes ({one_line(str(fault))}); run the experiment again"
+        raise ExperimentError(reason, code=BAD_INPUT, file=path) from None
+    return result, arrays, config
+
+
+def draw(arrays: Mapping[str, np.ndarray], result: Mapping[str, Any]) -> Figures:
+    """name -> {files {svg, png}, svg to put into a page, alt}, or {missing: a sentence} for a figure that is left out."""
+    out: Figures = {}
+    for name, function in FIGURES.items():
+        try:
+            figure = function(arrays, result)
+            made = None if figure is None else files(figure)
+        except (ValueError, TypeError, LookupError, ArithmeticError) as fault:  # no picture is worth the run it shows
+            words = one_line(f"{type(fault).__name__}: {fault}")
+            out[name] = {"missing": f"The figure “{name}” could not be drawn from this run's arrays ({words})."}
             continue
-        svg = _save(drawn, "svg")
-        pictures[name] = base64.b64encode(svg).decode()
-        for suffix, data in (("svg", svg), ("png", _save(drawn, "png"))):
-            written.append(_replace(folder / "figures" / f"{name}.{suffix}", data))
-    written.append(_replace(folder / "report.html", render(result, pictures, text).encode("utf-8")))
-    return written
-
-
-def render(result: dict[str, Any], pictures: dict[str, str], config: str) -> str:
-    """The page as HTML; `pictures` are SVGs in base64 by figure name."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["number"] = _number
-    verdict = result.get("verdict") or {}
-    reasons = verdict.get("reasons") or []
-    return environment.get_template("page.html").render(
-        result=result,
-        verdict=verdict,
-        reasons=reasons,
-        checks=verdict.get("checks") or {},
-        rows=_rows(result),
-        covariances=_covariances(result),
-        figures=[(n, pictures[n], CAPTIONS[n]) for n in FIGURES if n in pictures],
-        missing=[(n, NEEDS[n]) for n in FIGURES if n not in pictures],
-        config=config,
-    )
-
-
-def _rows(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """One line of the table for each process."""
-    rows = []
-    for name, kl in (result.get("kl") or {}).items():
-        gone = (result.get("diverged") or {}).get(name) or {}
-        title = "SGD to its SDE" if name == "sgd_vs_sde" else TITLES.get(name, name)
-        rows.append({"title": title, "kl": kl or {}, "diverged": gone})
-    return rows
-
-
-def _covariances(result: dict[str, Any]) -> list[tuple[str, Any, str | None]]:
-    """(name, matrix or None, reason) for small matrices."""
-    out = []
-    for name, told in (result.get("covariance") or {}).items():
-        matrix = told.get("value") if isinstance(told, dict) else told
-        if matrix is not None and len(matrix) > 6:
-            matrix, told = None, {"reason": f"{len(matrix)} × {len(matrix)}: in result.json"}
-        out.append((name.replace("_", " "), matrix, told.get("reason") if isinstance(told, dict) else None))
+        if figure is None or made is None:
+            out[name] = {"missing": f"The figure “{name}” is left out: it needs {NEEDS[name]}, which this run has not."}
+        else:
+            alt = str(figure.get_label())
+            out[name] = {"files": made, "alt": alt, "svg": inline(made["svg"].decode("utf-8"), name, alt)}
     return out
 
 
-def _number(value: Any) -> str:
-    """Four significant digits; a dash where there is no number."""
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return "–"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def inline(svg: str, name: str, alt: str) -> Markup:
+    """Matplotlib's SVG as a part of a page: its own ids, the page's colours, as wide as its place, and read out as `alt`."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", svg)
+    for colour, (light, _) in COLOURS.items():
+        svg = svg.replace(light, f"var(--{colour})")
+    box = re.search(r'viewBox="([^"]*)"', svg)
+    head = Markup('<svg role="img" aria-label="{}" viewBox="{}" xmlns:xlink="http://www.w3.org/1999/xlink">')
+    body = re.sub(r"\s*\n\s*", "\n", svg[svg.index(">") + 1 :])
+    return head.format(alt, box.group(1) if box else "0 0 518 300") + Markup(body)
 
 
-def _save(drawn: Any, kind: str) -> bytes:
-    buffer = io.BytesIO()
-    # no date and fixed identifiers: the same run gives the same bytes
-    metadata = {"Date": None} if kind == "svg" else {"Software": None}
-    with matplotlib.rc_context({"svg.hashsalt": "jaxsde"}):
-        drawn.savefig(buffer, format=kind, dpi=200, metadata=metadata)
-    return buffer.getvalue()
+def render(result: dict[str, Any], arrays: dict[str, np.ndarray], config: str, figures: Figures) -> str:
+    """The page, as text."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    pictures = {name: figure["svg"] for name, figure in figures.items() if "svg" in figure}
+    return environment.get_template("page.html.jinja").render(
+        title=str(result.get("experiment") or "jaxsde"),
+        sentence=tables.mapping(result.get("verdict")).get("sentence") or "This run has no verdict.",
+        fault=None if result.get("ok", True) else result.get("error") or "This run did not end well: see the notes below.",
+        checks=tables.checks(result),
+        setting=tables.setting(result),
+        processes=tables.processes(result),
+        temperature=tables.temperature(result),
+        summary=pictures.get("summary"),
+        sections=tables.sections(result, pictures),
+        covariance=tables.covariance(result, arrays),
+        noise=tables.noise(arrays),
+        remarks=[*tables.diverged(result), *tables.notes(result), *(f["missing"] for f in figures.values() if "missing" in f)],
+        config=config,
+        command=tables.command(result),
+        versions=tables.mapping(result.get("versions")),
+        colours=COLOURS,
+    )
 
 
-def _replace(path: Path, data: bytes) -> Path:
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_bytes(data)
-    os.replace(partial, path)
+def _replace(path: Path, content: bytes) -> Path:
+    """Writes the file under another name in its folder, and then renames it."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
     return path
