@@ -51,13 +51,10 @@ def imitation(
     predicted = ETA * np.trace(noise) / (2 * d)
     gibbs = predicted * np.linalg.inv(hessian)
     floor = d * (d + 3) / (4 * chains)
-    loss_at = lambda phi: (
-        0.5 * np.mean(rest**2)
-        + 0.5
-        * np.einsum(  # noqa: E731
-            "ca,ab,cb->c", phi - minimum, hessian, phi - minimum
-        )
-    )
+
+    def loss_at(phi: np.ndarray) -> np.ndarray:
+        off = phi - minimum
+        return 0.5 * np.mean(rest**2) + 0.5 * np.einsum("ca,ab,cb->c", off, hessian, off)
 
     def step(p: str, phi: np.ndarray) -> np.ndarray:
         off = phi - minimum

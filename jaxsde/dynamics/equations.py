@@ -97,10 +97,7 @@ def sgd_sde(
         raise ValueError(f"batch_size must be a positive integer, got {batch_size!r}")
     if problem.examples and sampling in ("without_replacement", "random_reshuffling") and batch_size > problem.examples:
         raise ValueError(f"batch_size {batch_size} exceeds the {problem.examples} examples that {sampling} draws from")
-    if frozen_at is None:
-        noise = noises.of_problem(problem)
-    else:
-        noise = noises.frozen(problem, flat(problem, frozen_at))
+    noise = noises.of_problem(problem) if frozen_at is None else noises.frozen(problem, flat(problem, frozen_at))
     by = noises.batch_factor(int(batch_size), problem.examples, sampling)
     return Diffusion(
         Descent(problem), noises.scaled(noise, by), jnp.sqrt(jnp.asarray(learning_rate, float)), problem.dim

@@ -4,7 +4,7 @@
 |----------------------|--------------------------------------------------------------|--------------------------|
 | with_replacement     | mean over B independent uniform examples                     | Σ/B                      |
 | without_replacement  | mean over B distinct examples, fresh at every step           | Σ/B · (n−B)/(n−1)        |
-| random_reshuffling   | the next B of a permutation, new at every epoch of ⌊n/B⌋ steps | the same, and correlated within the epoch |
+| random_reshuffling   | the next B of a permutation, new every ⌊n/B⌋ steps           | the same, and correlated |
 | full_batch           | ∇L                                                           | 0                        |
 | gaussian             | ∇L + (Σ/B)^½ z, z standard normals                           | Σ/B                      |
 | two_point            | the same with z = ±1                                         | Σ/B                      |
