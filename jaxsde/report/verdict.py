@@ -30,8 +30,8 @@ Reading = Literal["yes", "no", "undecided"]
 
 # The odds that a check that tests for a difference finds one where there is none, over all its components.
 FALSE_ALARM = 1e-3
-# What an interval must resolve for "no current" to be a finding: a twentieth of the product of the standard deviations.
-RESOLUTION = 0.05
+# What an interval must resolve for "no current" to be a finding: a hundredth of the product of the standard deviations.
+RESOLUTION = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
