@@ -111,16 +111,23 @@ def render(result: dict[str, Any], arrays: dict[str, np.ndarray], config: str, f
     return environment.get_template("page.html.jinja").render(
         title=str(result.get("experiment") or "jaxsde"),
         sentence=tables.mapping(result.get("verdict")).get("sentence") or "This run has no verdict.",
-        fault=None if result.get("ok", True) else result.get("error") or "This run did not end well: see the notes below.",
+        fault=None
+        if result.get("ok", True)
+        else result.get("error") or "This run did not end well: see the notes below.",
         checks=tables.checks(result),
         setting=tables.setting(result),
         processes=tables.processes(result),
+        estimators=tables.estimators(result),
         temperature=tables.temperature(result),
         summary=pictures.get("summary"),
         sections=tables.sections(result, pictures),
         covariance=tables.covariance(result, arrays),
         noise=tables.noise(arrays),
-        remarks=[*tables.diverged(result), *tables.notes(result), *(f["missing"] for f in figures.values() if "missing" in f)],
+        remarks=[
+            *tables.diverged(result),
+            *tables.notes(result),
+            *(f["missing"] for f in figures.values() if "missing" in f),
+        ],
         config=config,
         command=tables.command(result),
         versions=tables.mapping(result.get("versions")),

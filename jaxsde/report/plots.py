@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from . import shapes
+from . import covariances, shapes
 from .style import (
     COLOURS,
     GIBBS,
@@ -94,7 +94,7 @@ def density(arrays: Arrays, result: Result) -> Figure | None:
 
 
 def _density_title(result: Result) -> str:
-    sgd, control = kl(result, "sgd"), kl(result, "langevin")
+    sgd = kl(result, "sgd")
     if triple(sgd)[0] is None:
         return "The law of each process against Gibbs"
     ends = f"KL(SGD‖Gibbs) = {interval(sgd)} nats"
@@ -102,8 +102,7 @@ def _density_title(result: Result) -> str:
     lead = {"no": "SGD does not settle into a Gibbs law", "yes": "SGD settles into a Gibbs law"}.get(
         verdict, "SGD against the nearest Gibbs law"
     )
-    tail = f"; for Langevin it is {number(triple(control)[0], 2)}" if triple(control)[0] is not None else ""
-    return f"{lead}: {ends}{tail}"
+    return f"{lead}: {ends}"
 
 
 @figure
@@ -117,7 +116,7 @@ def covariance(arrays: Arrays, result: Result) -> Figure | None:
     if dim == 1:
         made = canvas(2.0, _covariance_title(arrays), "Dots with 95 % intervals were measured, ticks are theory.")
         axes = panel(made, 1.3, 0.45, 5.3, 1.4)
-        shapes.variances(axes, arrays, result)
+        covariances.variances(axes, arrays, result)
         axes.set_xlabel(f"variance of {coordinate(names, 0)}")
         return made
     made = canvas(
@@ -126,9 +125,9 @@ def covariance(arrays: Arrays, result: Result) -> Figure | None:
         f"Left: ellipses at 1 and 2 sd.{more} Lines were measured, dots are theory; the grey is Gibbs. Right: each entry less"
         " SGD's theory, dots with 95 % intervals; ticks are the theory of the SDE.",
     )
-    shapes.ellipses(panel(made, 0.6, 0.45, 2.7, 2.7), arrays, names)
-    right = panel(made, 5.0, 0.6, 2.0, 2.45)
-    if not shapes.differences(right, arrays, result, names):
+    covariances.ellipses(panel(made, 0.6, 0.45, 2.7, 2.7), arrays, names)
+    right = panel(made, 4.85, 0.6, 1.5, 2.45)
+    if not covariances.differences(right, arrays, result, names):
         right.remove()
     return made
 
@@ -283,7 +282,7 @@ def summary(arrays: Arrays, result: Result) -> Figure | None:
         return None
     dim = finite(arrays[f"{present(arrays, 'cov')[0]}_cov"]).shape[0]
     names = component_names(arrays, dim)
-    made = canvas(2.7, _density_title(result), _setting(result), width=9.6)
+    made = canvas(2.7, _summary_title(result), _setting(result), width=9.6)
     left = panel(made, 0.6, 0.42, 2.1, 2.0)
     if dim > 1 and "sgd_hist2" in arrays and "edges2_0" in arrays:
         shapes.gibbs_plane(left, arrays)
@@ -297,13 +296,20 @@ def summary(arrays: Arrays, result: Result) -> Figure | None:
     left.set_title("The law of SGD, Gibbs in grey")
     if dim > 1:
         middle = panel(made, 3.5, 0.42, 2.0, 2.0, "Covariance, at 1 and 2 sd")
-        shapes.ellipses(middle, arrays, names, small=True)
+        covariances.ellipses(middle, arrays, names, small=True)
     else:
         middle = panel(made, 4.0, 0.42, 1.8, 2.0, f"Variance of {coordinate(names, 0)}")
-        shapes.variances(middle, arrays, result)
-    right = panel(made, 7.3, 0.42, 1.65, 2.0, "KL to Gibbs, nats")
+        covariances.variances(middle, arrays, result)
+    right = panel(made, 7.2, 0.42, 1.8, 2.0, "KL to Gibbs, nats")
     shapes.divergences(right, [(p, kl(result, p)) for p in known], shapes.scalar(arrays, "kl_floor"))
     return made
+
+
+def _summary_title(result: Result) -> str:
+    value, low, high = triple(kl(result, "langevin"))
+    if value is None or low is None or high is None:
+        return _density_title(result)
+    return f"{_density_title(result)}; Langevin's {f'is below {number(high, 1)}' if low <= 0 else f'is {number(value, 2)}'}"
 
 
 def _setting(result: Result) -> str:

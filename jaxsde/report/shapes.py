@@ -20,17 +20,17 @@ from .style import (
     PROCESSES,
     RULE,
     Arrays,
-    Result,
     coordinate,
     finite,
+    key,
     number,
     plain_text,
     side_labels,
     triple,
 )
 
+_BELOW = 1e-30  # where a logarithmic axis puts what it cannot show: far below its foot
 Limits = tuple[tuple[float, float], tuple[float, float]]
-THEORIES = {"theory_sgd_cov": "sgd", "theory_sde_cov": "sde", "theory_frozen_cov": "frozen"}
 
 
 def scalar(arrays: Arrays, name: str) -> float | None:
@@ -177,144 +177,15 @@ def frame_plane(axes: Axes, limits: Limits, names: np.ndarray, *, first: bool) -
         axes.tick_params(labelleft=False)
 
 
-# Covariances
-
-
-def ellipse(matrix: np.ndarray, points: int) -> np.ndarray | None:
-    """Points [2, points] of the ellipse xᵀ S⁻¹ x = 1, evenly spaced in angle of the circle it comes from."""
-    values, vectors = np.linalg.eigh(matrix[:2, :2])
-    if not np.all(np.isfinite(values)) or values[0] < 0:
-        return None
-    angle = np.linspace(0, 2 * np.pi, points)
-    return vectors @ (np.sqrt(values)[:, None] * np.stack([np.cos(angle), np.sin(angle)]))
-
-
-def ellipses(axes: Axes, arrays: Arrays, names: np.ndarray, *, small: bool = False) -> None:
-    """Gibbs filled, measured covariances as lines, theory as dots on them, at 1 and 2 sd about the centre.
-
-    `small` shows SGD and Gibbs alone. The SDE with frozen Σ is left to `differences`: here it would cover the SDE.
-    """
-    reach = 0.0
-    labels: list[tuple[str, str]] = []
-    if "gibbs_cov" in arrays and (shape := ellipse(finite(arrays["gibbs_cov"]), 181)) is not None:
-        for times, fill in ((2, GIBBS_FILLS[1]), (1, GIBBS_FILLS[2])):
-            axes.fill(*(times * shape), color=fill, lw=0, zorder=0)
-        reach = float(np.abs(2 * shape).max())
-        labels.append(("Gibbs", MUTED))
-    for p in ("sgd",) if small else ("langevin", "sgd", "sde"):
-        style = PROCESSES[p]
-        if f"{p}_cov" in arrays and (shape := ellipse(finite(arrays[f"{p}_cov"]), 181)) is not None:
-            for times in (1, 2):
-                axes.plot(*(times * shape), color=style.colour, lw=style.width, ls=style.dashes, zorder=3)
-            reach = max(reach, float(np.abs(2 * shape).max()))
-            labels.append((style.label, style.colour))
-        theory = f"theory_{p}_cov"
-        if theory in arrays and (shape := ellipse(finite(arrays[theory]), 33 if p == "sgd" else 25)) is not None:
-            dots = np.concatenate([shape[:, :-1], 2 * shape[:, :-1]], axis=1)
-            face, edge = (INK, INK) if p == "sgd" else (COLOURS["paper"][0], style.colour)
-            axes.plot(*dots, ls="none", marker="o", ms=2.4, mew=0.6, mfc=face, mec=edge, zorder=4)
-            reach = max(reach, float(np.abs(dots).max()))
-            labels.append((f"{style.label}, theory", INK if p == "sgd" else style.colour))
-    reach = reach * 1.06 or 1.0
-    axes.set_xlim(-reach, reach)
-    axes.set_ylim(-reach, reach)
-    axes.set_aspect("equal", adjustable="box")
-    axes.xaxis.set_major_locator(MaxNLocator(4, symmetric=True))
-    axes.yaxis.set_major_locator(MaxNLocator(4, symmetric=True))
-    axes.set_xlabel(f"{coordinate(names, 0)} − mean", labelpad=2)
-    axes.set_ylabel(f"{coordinate(names, 1)} − mean", labelpad=2)
-    words = {"SGD, theory": "• SGD, theory", "SDE, theory": "◦ SDE, theory"}
-    side = [(reach * (0.92 - 0.13 * row), words.get(w, w), colour) for row, (w, colour) in enumerate(reversed(labels))]
-    side_labels(axes, side, size=7)
-
-
-def differences(axes: Axes, arrays: Arrays, result: Result, names: np.ndarray) -> bool:
-    """Entries of each covariance less the exact theory's, as a share of sd·sd. Whether there was anything to draw."""
-    reference = next((name for name in THEORIES if name in arrays), None)
-    if reference is None:
-        return False
-    exact = finite(arrays[reference])[:2, :2]
-    scale = np.sqrt(np.outer(np.diag(exact), np.diag(exact)))
-    entries = [(0, 0), (0, 1), (1, 1)]
-    rows = [p for p in ("sgd", "sde", "frozen") if f"{p}_cov" in arrays]
-    for k, name in enumerate(rows):
-        matrix, style, errors = finite(arrays[f"{name}_cov"])[:2, :2], PROCESSES[name], half_widths(result, name)
-        theory = arrays.get(f"theory_{name}_cov")
-        for row, (i, j) in enumerate(entries):
-            at = row + (k - (len(rows) - 1) / 2) * 0.22
-            off = 100 * (matrix[i, j] - exact[i, j]) / scale[i, j]
-            half = 0.0 if errors is None else 100 * errors[i, j] / scale[i, j]
-            axes.errorbar([off], [at], xerr=[half], fmt="o", ms=3.4, mew=0, color=style.colour, lw=1.1)
-            if theory is not None and name != "sgd":
-                expected = 100 * (theory[i, j] - exact[i, j]) / scale[i, j]
-                axes.plot([expected], [at], marker="|", ms=8, mew=0.9, color=style.colour)
-            if row == 0:
-                axes.annotate(
-                    style.label,
-                    (off + half, at),
-                    (5, 0),
-                    textcoords="offset points",
-                    color=style.colour,
-                    fontsize=7,
-                    va="center",
-                )
-    axes.axvline(0, color=RULE, lw=0.7, zorder=0)
-    first, second = plain_text(names[0], 12), plain_text(names[1], 12)
-    axes.set_yticks(range(3), [f"Var {first}", f"Cov {first}, {second}", f"Var {second}"])
-    axes.set_ylim(2.6, -0.6)
-    axes.spines["left"].set_visible(False)
-    axes.tick_params(left=False)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.margins(x=0.12)
-    axes.set_xlabel(
-        f"difference from {PROCESSES[THEORIES[reference]].label}'s theory\n(% of the product of both sd)", labelpad=2
-    )
-    return True
-
-
-def half_widths(result: Result, name: str) -> np.ndarray | None:
-    """Half of the 95 % interval of each entry of a measured covariance, where result.json has one."""
-    found = (result.get("covariance") or {}).get(name)
-    if not isinstance(found, Mapping) or found.get("low") is None or found.get("high") is None:
-        return None
-    low, high = np.asarray(found["low"], dtype=float), np.asarray(found["high"], dtype=float)
-    return (high - low) / 2 if low.ndim == 2 and low.shape == high.shape else None
-
-
-def variances(axes: Axes, arrays: Arrays, result: Result) -> None:
-    """For one component: measured variances as dots with intervals, theory as ticks, one row for each law."""
-    rows = [p for p in PROCESSES if f"{p}_cov" in arrays] + (["gibbs"] if "gibbs_cov" in arrays else [])
-    for row, name in enumerate(rows):
-        style = PROCESSES.get(name)
-        colour, value = style.colour if style else MUTED, float(np.ravel(finite(arrays[f"{name}_cov"]))[0])
-        errors = half_widths(result, name)
-        if errors is not None:
-            axes.plot([value - errors[0, 0], value + errors[0, 0]], [row, row], color=colour, lw=1.2)
-        axes.plot([value], [row], marker="o" if style else "s", ms=4, mew=0, color=colour)
-        if (theory := f"theory_{name}_cov") in arrays:
-            axes.plot([float(np.ravel(arrays[theory])[0])], [row], marker="|", ms=10, mew=1.0, color=INK)
-    _rows(axes, [PROCESSES[name].label if name in PROCESSES else "Gibbs" for name in rows])
-    axes.margins(x=0.1)
-    axes.xaxis.set_major_locator(MaxNLocator(4))
-
-
-def _rows(axes: Axes, words: list[str]) -> None:
-    axes.set_yticks(range(len(words)), words)
-    axes.set_ylim(len(words) - 0.4, -0.6)
-    axes.spines["left"].set_visible(False)
-    axes.tick_params(left=False)
-    names = {style.label: style.colour for style in PROCESSES.values()}
-    for text in axes.get_yticklabels():
-        text.set_color(names.get(text.get_text(), INK))
-
-
 # Time, noise, divergences
 
 
 def lines_over_time(
     axes: Axes, arrays: Arrays, shown: list[str], suffix: str, *, offset: float = 0.0, positive: bool
 ) -> tuple[list[tuple[float, str, str]], float, float] | None:
-    """One line with its band for each process: (labels for the ends, lowest value, highest), None if all are unknown."""
+    """One line with its band for each process: (labels for the ends, lowest value, highest), None if all are unknown.
+
+    `positive` is for a logarithmic axis, where a value that is not positive leaves the panel at its foot."""
     ends, low, high = [], math.inf, -math.inf
     log = logarithmic(finite(arrays["time"]))
     for p in shown:
@@ -323,23 +194,24 @@ def lines_over_time(
         if len(values) != len(time):
             continue
         keep = np.isfinite(values) & np.isfinite(time)
-        if positive:
-            keep &= values > 0
         if log:
             keep &= time > 0
         chosen = thinned(np.flatnonzero(keep), time, log)
         if not len(chosen):
             continue
         t, v = time[chosen], values[chosen]
+        if positive:
+            v = np.maximum(v, _BELOW)
         axes.plot(t, v, color=style.colour, lw=style.width, ls=style.dashes, zorder=3)
         error = arrays.get(f"{p}_{suffix}_stderr")
         if error is not None:
             half = 1.96 * np.nan_to_num(finite(error)[chosen])
-            lower = np.maximum(v - half, 1e-12 * np.abs(v)) if positive else v - half
+            lower = np.maximum(v - half, _BELOW) if positive else v - half
             axes.fill_between(t, lower, v + half, color=style.colour, alpha=0.18, lw=0, zorder=2)
-        low, high = min(low, float(v.min())), max(high, float(v.max()))
+        inside = v[v > _BELOW] if positive else v
+        low, high = min(low, float(inside.min(initial=math.inf))), max(high, float(inside.max(initial=-math.inf)))
         ends.append((float(np.median(v[-5:])), style.label, style.colour))
-    return (ends, low, high) if ends else None
+    return (ends, low, high) if math.isfinite(low) else None
 
 
 def thinned(indices: np.ndarray, time: np.ndarray, log: bool, most: int = 70) -> np.ndarray:
@@ -413,13 +285,13 @@ def quantiles(axes: Axes, arrays: Arrays, names: np.ndarray, colours: Sequence[s
     labels = []
     for colour, row in zip(colours[-len(rows) :], rows, strict=True):
         axes.plot(normal, drawn[row], color=colour, lw=1.4, zorder=2)
-        labels.append((float(drawn[row, -1]), f"N = {int(counts[row])}", colour))
+        labels.append((f"N = {int(counts[row])}", colour))
     axes.set_xlim(-reach, reach)
     axes.margins(y=0.03)
     axes.set_xlabel("Gaussian quantile", labelpad=2)
     axes.set_ylabel(f"quantile of the sum along {coordinate(names, 0)}", labelpad=2)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    side_labels(axes, [*labels, (reach, "Gaussian", MUTED)], size=7)
+    key(axes, [*labels, ("Gaussian", MUTED)], 0.04, size=7)
 
 
 def divergences(axes: Axes, rows: list[tuple[str, Any]], floor: float | None) -> None:
@@ -438,9 +310,22 @@ def divergences(axes: Axes, rows: list[tuple[str, Any]], floor: float | None) ->
         if low is not None and high is not None:
             axes.plot([low, high], [row, row], color=INK, lw=1.1, solid_capstyle="butt")
             end = max(value, high)
-        axes.annotate(number(value), (end, row), (4, 0), textcoords="offset points", fontsize=7.5, va="center")
+        near_zero = low is not None and high is not None and low <= 0
+        words = f"< {number(high, 1)}" if near_zero else number(value)
+        axes.annotate(words, (end, row), (4, 0), textcoords="offset points", fontsize=7.5, va="center")
     if floor is not None and 0 < floor < most:
         axes.axvline(floor, color=MUTED, lw=0.6, ls=(0, (2, 2)))
     axes.set_xlim(0, most * 1.02)
-    _rows(axes, [PROCESSES[p].label for p, _ in rows])
+    named_rows(axes, [PROCESSES[p].label for p, _ in rows])
     axes.xaxis.set_major_locator(MaxNLocator(4))
+
+
+def named_rows(axes: Axes, words: list[str]) -> None:
+    """One row for each word, from the top, a process in its colour; no vertical axis."""
+    axes.set_yticks(range(len(words)), words)
+    axes.set_ylim(len(words) - 0.4, -0.6)
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(left=False)
+    names = {style.label: style.colour for style in PROCESSES.values()}
+    for text in axes.get_yticklabels():
+        text.set_color(names.get(text.get_text(), INK))

@@ -244,7 +244,7 @@ def interval(estimate: Any, digits: int = 3) -> str:
         return "unknown"
     if low is None or high is None or not high > low:
         return number(value, digits)
-    places = -math.floor(math.log10(high - low))
+    places = -math.floor(math.log10(high - low) - math.log10(3))  # the interval is 3 to 30 units of the last digit wide
     if not -3 <= places <= 6:
         return f"{number(value, digits)} [{number(low, digits)}, {number(high, digits)}]"
     value, low, high = (f"{x:.{max(places, 0)}f}".replace("-", "−") for x in (value, low, high))

@@ -51,7 +51,11 @@ def checks(result: Mapping[str, Any]) -> list[dict[str, str]]:
     verdict = mapping(result.get("verdict"))
     details = mapping(verdict.get("checks"))
     return [
-        {"asked": words, "answer": answer(verdict[name]), "sentence": str(mapping(details.get(name)).get("sentence", ""))}
+        {
+            "asked": words,
+            "answer": answer(verdict[name]),
+            "sentence": str(mapping(details.get(name)).get("sentence", "")),
+        }
         for name, words in asked.items()
         if name in verdict
     ]
@@ -80,7 +84,7 @@ def _quantity(name: str, value: Any) -> str:
 
 
 def processes(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row for each KL: who, the number with its interval or why there is none, the estimator and its floor."""
+    """A row for each KL: who, the number with its interval or why there is none, the estimator's floor."""
     kls, gone, rows = mapping(result.get("kl")), mapping(result.get("diverged")), []
     for name in (*PROCESSES, "sgd_vs_sde"):
         if name not in kls:
@@ -95,13 +99,22 @@ def processes(result: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "label": label + (" (the control)" if name == "langevin" else ""),
                 "kl": interval(kls[name], 4) if triple(kls[name])[0] is not None else None,
                 "reason": estimate.get("reason") or "no reason was given",
-                "estimator": estimate.get("estimator") or "",
                 "floor": number(triple(estimate.get("floor"))[0], 2) if estimate.get("floor") is not None else "",
                 "variance": _trace(result, name),
                 "diverged": "" if count is None else str(count),
             }
         )
     return rows
+
+
+def estimators(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(estimator, the processes that it measured), in the order of the table."""
+    used: dict[str, list[str]] = {}
+    for name, estimate in mapping(result.get("kl")).items():
+        words = mapping(estimate).get("estimator")
+        if words:
+            used.setdefault(str(words), []).append(PROCESSES[name].label if name in PROCESSES else "SGD to its SDE")
+    return [(words, ", ".join(names)) for words, names in used.items()]
 
 
 def _trace(result: Mapping[str, Any], name: str) -> str:
@@ -185,7 +198,8 @@ def noise(arrays: Mapping[str, np.ndarray]) -> list[tuple[str, str, str]]:
     measured = np.asarray(arrays["noise_std"]).reshape(len(counts), -1)[:, 0]
     one = float(np.ravel(arrays["noise_sd1"])[0])
     return [
-        (str(int(n)), number(float(x), 4), number(one * float(n) ** 0.5, 4)) for n, x in zip(counts, measured, strict=True)
+        (str(int(n)), number(float(x), 4), number(one * float(n) ** 0.5, 4))
+        for n, x in zip(counts, measured, strict=True)
     ]
 
 
