@@ -159,7 +159,7 @@ def test_nothing_is_traced_twice():
     for chain in chains:
         run(chain, key=js.key(99), steps=31, burn_in=0, chunk=9)
     assert not TRACES
-    run(js.sgd(problem, learning_rate=0.05, batch_size=2))
+    run(js.sgd(problem, learning_rate=0.05, batch_size=7))
     assert TRACES, "another batch size is another program: the count does count"
 
 

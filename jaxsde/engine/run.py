@@ -139,7 +139,7 @@ def simulate(
     key: Any = None,
     chains: int | None = None,
     burn_in: int = 0,
-    every: int = 1,
+    every: int | None = None,
     statistics: Mapping[str, Statistic] | None = None,
     groups: int = 32,
     dtype: Any = None,
@@ -150,10 +150,11 @@ def simulate(
     """Runs `chains` independent copies of a chain: `burn_in` steps unseen, then `steps` steps, looked at every `every`.
 
     `start` is the initial point: params as given to the problem (every chain starts there), the same with a leading axis of
-    length `chains`, a flat array [d] or [chains, d], or a `Run` to go on from (its key, chains, groups and statistics are kept;
-    other `statistics` begin afresh). `key` is any `jax.random` key. `statistics` maps names to `Statistic`s; `run[name]` is
-    then an `Estimate` with its error over `groups` groups of chains. `chunk` fixes how many steps pass between two looks of
-    the host (default: about half a second's worth); it never changes a result. `progress=True` shows a bar.
+    length `chains`, a flat array [d] or [chains, d], or a `Run` to go on from (its key, chains, groups, `every` and statistics
+    are kept; other `statistics`, or another `every`, begin afresh). `key` is any `jax.random` key. `statistics` maps names
+    to `Statistic`s; `run[name]` is then an `Estimate` with its error over `groups` groups of chains. `every` is 1 unless
+    given. `chunk` fixes how many steps pass between two looks of the host (default: about half a second's worth); it never
+    changes a result. `progress=True` shows a bar.
 
     A chain whose position is NaN or too large to be squared is frozen where it last was, counted in `run.diverged`, and
     left out of the statistics. With steps = 0 the statistics see the initial law once.
@@ -179,7 +180,7 @@ def iterate(
     key: Any = None,
     chains: int | None = None,
     burn_in: int = 0,
-    every: int = 1,
+    every: int | None = None,
     statistics: Mapping[str, Statistic] | None = None,
     groups: int = 32,
     dtype: Any = None,
@@ -189,7 +190,9 @@ def iterate(
 ) -> Iterator[Run]:
     """`simulate` as a generator: a `Run` after every chunk, the last one being `simulate`'s. Arguments as there."""
     steps, burn_in = _whole(steps, "steps", 0), _whole(burn_in, "burn_in", 0)
-    every = _whole(every, "every", 1)
+    every = (start.every if isinstance(start, Run) else 1) if every is None else _whole(every, "every", 1)
+    if every > _LARGEST_CHUNK:
+        raise ValueError(f"every must be at most {_LARGEST_CHUNK}, got {every}: look more often")
     chunk = None if chunk is None else _whole(chunk, "chunk", 1)
     if executor != "auto" and executor not in EXECUTORS:
         raise ValueError(f"executor must be auto or one of {', '.join(EXECUTORS)}; got {executor!r}")
@@ -198,6 +201,11 @@ def iterate(
         if extra := [name for name, value in given.items() if value is not None]:
             raise ValueError(f"a Run goes on with its own {', '.join(extra)}: leave {', '.join(extra)} out")
         run = _continue(chain, start, statistics, every)
+        if burn_in and run.samples:
+            raise ValueError(
+                f"burn_in={burn_in} would leave a gap in statistics that have begun: give statistics={{...}} to begin afresh, "
+                "or leave burn_in out"
+            )
     else:
         if key is None or chains is None:
             raise ValueError("give key=jax.random.key(seed) and chains=a number, or a Run to go on from")
@@ -219,20 +227,20 @@ def iterate(
 
 def _chunks(run: Run, burn_in: int, steps: int, chunk: int | None, progress: Any) -> Iterator[Run]:
     if burn_in + steps == 0:
-        yield _look(run)
+        yield run if run.samples or run.step else _look(run)
         return
     with progress_bar(progress, burn_in + steps, run) as bar:
         done, pace = 0, None
         while done < burn_in + steps:
             collecting = done >= burn_in
-            if done == burn_in:
-                run = replace(run, origin=run.step if not run.samples else run.origin)
-            size = chunk or _pace(pace, run.every)
+            size = min(chunk, _LARGEST_CHUNK) if chunk else _pace(pace, run.every)
             size = min(size, (burn_in + steps if collecting else burn_in) - done)
             began = time.perf_counter()
             run = launching.advance(run, size, collecting)
             pace = (size, time.perf_counter() - began)
             done += size
+            if done == burn_in:
+                run = replace(run, origin=run.step)
             bar(size, run)
             yield run
 
@@ -339,6 +347,10 @@ def _empty(statistics: Mapping[str, Statistic], width: int, dim: int, dtype: Any
 def _continue(chain: Chain, run: Run, statistics: Mapping[str, Statistic] | None, every: int) -> Run:
     if chain.dim != run.chain.dim:
         raise ValueError(f"the run has dimension {run.chain.dim}, the chain {chain.dim}: go on with the same problem")
+    held = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[2:], a.dtype), run.state)
+    state = jax.eval_shape(launching.cast(chain, run.dtype).init, jax.ShapeDtypeStruct((chain.dim,), run.dtype))
+    if jax.tree.structure(held) != jax.tree.structure(state) or jax.tree.leaves(held) != jax.tree.leaves(state):
+        raise ValueError("the chain keeps another state than the run's (another optimizer?): go on with the same kind of chain")
     if statistics is None and every == run.every:
         return replace(run, chain=chain, _cache={})
     statistics = dict(run.statistics if statistics is None else statistics)
@@ -378,9 +390,13 @@ def _check_gradient(chain: Chain, x0: np.ndarray) -> None:
     gradient = np.asarray(jax.jit(type(problem).grad)(problem, jnp.asarray(x0, problem.start.dtype)))
     if not np.isfinite(gradient).all():
         i = int(np.flatnonzero(~np.isfinite(gradient))[0])
-        raise ValueError(
-            f"the gradient at the initial point is {gradient[i]} in component {i}: start where it is finite"
-        )
+        for path, numbers in jax.tree_util.tree_leaves_with_path(problem.unravel(np.arange(gradient.size))):
+            if np.any(numbers == i):  # the component by the name that the user gave it
+                at = "".join(f"[{j}]" for j in np.argwhere(numbers == i)[0])
+                name = (jax.tree_util.keystr(path) or "params") + at
+                raise ValueError(
+                    f"the gradient at the initial point is {gradient[i]} in component {name}: start where it is finite"
+                )
 
 
 def _dtype(x0: np.ndarray, dtype: Any) -> np.dtype:

@@ -47,7 +47,7 @@ def advance(
 
         def step(s: Any, xs: tuple) -> tuple[Any, None]:
             i, z = xs
-            k = (first_step + start + i).astype(dtype)
+            k = jnp.asarray(float(first_step), dtype) + (start + i).astype(dtype)
             return jax.vmap(chain.step, in_axes=(0, -1, None))(s, z, k), None
 
         return lax.scan(step, state, (jnp.arange(count, dtype=jnp.int32), drawn))[0]

@@ -133,7 +133,10 @@ def advance(
             begin = start + b * size
             return steps(c, begin, jnp.minimum(span.end, start + every), draw(begin, size), size)
 
-        carry = lax.fori_loop(0, blocks, block, carry)
+        # Only the blocks that hold a step of the span: a chunk may be far shorter than a sampling interval.
+        low = jnp.clip((span.begin - start) // size, 0, blocks)
+        high = jnp.clip((span.end - start + size - 1) // size, 0, blocks)
+        carry = lax.fori_loop(low, high, block, carry)
         return carry, sample(carry, accumulators, start + every)
 
     to_axis = lambda a: jnp.moveaxis(a, 0, axis)  # noqa: E731
