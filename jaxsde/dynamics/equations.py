@@ -95,6 +95,8 @@ def sgd_sde(
         raise ValueError(f"sampling must be one of {', '.join(SAMPLINGS)}; got {sampling!r}")
     if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
         raise ValueError(f"batch_size must be a positive integer, got {batch_size!r}")
+    if not problem.examples and sampling in ("without_replacement", "random_reshuffling"):
+        raise ValueError(f'sampling="{sampling}" needs examples, and a potential has none: leave sampling out')
     if problem.examples and sampling in ("without_replacement", "random_reshuffling") and batch_size > problem.examples:
         raise ValueError(f"batch_size {batch_size} exceeds the {problem.examples} examples that {sampling} draws from")
     noise = noises.of_problem(problem) if frozen_at is None else noises.frozen(problem, flat(problem, frozen_at))
@@ -120,6 +122,7 @@ def brownian(dim: int, *, learning_rate: Any = None, scale: Any = None) -> Diffu
     if scale is None:
         positive(learning_rate, "learning_rate")
         scale = jnp.sqrt(jnp.asarray(learning_rate, float))
+    _scale(scale)
     return Diffusion(NoDrift(), noises.Isotropic(jnp.asarray(1.0), int(dim)), jnp.asarray(scale, float), int(dim))
 
 
@@ -135,6 +138,10 @@ def sde(drift: Callable[[Any, Any], Any], noise: Any = 1.0, *, dim: int, scale: 
     protocol. A function may return a vector [d], the standard deviations σᵢ(xᵢ) of diagonal noise (each depending on its own
     component alone), or a matrix [d, m], a square root of Σ(x).
     """
+    if isinstance(dim, bool) or not isinstance(dim, int | np.integer) or dim < 1:
+        raise ValueError(f"dim must be a positive integer, got {dim!r}")
+    _scale(scale)
+    dim = int(dim)
     x = jax.ShapeDtypeStruct((dim,), jnp.result_type(float))
     if not callable(drift):
         raise TypeError(f"drift must be a function (t, x) -> [d], got {type(drift).__name__}")
@@ -159,7 +166,7 @@ def _user_noise(noise: Any, dim: int, x: Any) -> Any:
     if shape in ((), (dim,)):
         return noises.DiagonalFunction(noise, dim)
     if len(shape) == 2 and shape[0] == dim:
-        return noises.MatrixFunction(noise, shape[1])
+        return noises.MatrixFunction(noise, shape[1], "diagonal" if shape == (1, 1) else "general")
     raise ValueError(
         f"noise(x) must return standard deviations [{dim}] or a square root of Σ [{dim}, m], got shape {shape}"
     )
@@ -174,14 +181,24 @@ def flat(problem: FiniteSum | Potential, params: Any) -> Array:
     return jnp.concatenate([jnp.ravel(jnp.asarray(a, problem.start.dtype)) for a in leaves])
 
 
+def _scale(value: Any) -> None:
+    """`ValueError` unless the scale of a noise is one finite number that is not negative; values under trace pass."""
+    if isinstance(value, jax.core.Tracer):
+        return
+    if np.ndim(value) or not np.isfinite(value) or value < 0:
+        raise ValueError(f"scale must be one finite number, not negative, got {value}")
+
+
 def positive(value: Any, name: str) -> None:
-    """`ValueError` unless every number is finite and positive; values under trace pass."""
+    """`ValueError` unless it is one number, finite and positive; values under trace pass."""
     if isinstance(value, Tracer):
         return
     try:
         array = np.asarray(value, np.float64)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must be a number, got {type(value).__name__}") from error
+    if array.ndim:
+        raise ValueError(f"{name} must be one number, got shape {array.shape}: sweep over many with jax.vmap")
     if isinstance(value, bool) or not np.isfinite(array).all() or not (array > 0).all():
         raise ValueError(f"{name} must be positive and finite, got {value}")
 

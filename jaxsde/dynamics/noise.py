@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -204,17 +205,21 @@ def of_problem(problem: FiniteSum | Potential, route: str = "auto") -> Any:
     """The noise whose covariance is the problem's Σ(Φ): `route` is "auto", "weights" or "factor"."""
     if isinstance(problem, Potential):
         if problem.covariance_function is not None:
-            return ProblemNoise(problem, problem.dim)
+            # in one dimension every noise is diagonal, which more integrators cover
+            return ProblemNoise(problem, problem.dim, "diagonal" if problem.dim == 1 else "general")
         if problem.covariance.ndim == 0:
             return Isotropic(problem.covariance, problem.dim)
         if problem.covariance.ndim == 1:
             return Diagonal(problem.covariance, problem.dim)
+        if isinstance(problem.covariance, jax.core.Tracer):  # under a transformation: its rank cannot be looked at
+            return ProblemNoise(problem, problem.dim, "additive")
         return constant(problem.covariance, problem.dim)
     if route not in ("auto", "weights", "factor"):
         raise ValueError(f'route is "auto", "weights" or "factor", got {route!r}')
     if route == "auto":
         route = "factor" if _factor_is_cheaper(problem.examples, problem.dim) else "weights"
-    return ProblemNoise(problem, problem.dim) if route == "factor" else ExampleNoise(problem, problem.examples)
+    kind: NoiseKind = "diagonal" if problem.dim == 1 else "general"
+    return ProblemNoise(problem, problem.dim, kind) if route == "factor" else ExampleNoise(problem, problem.examples)
 
 
 def _factor_is_cheaper(n: int, d: int) -> bool:

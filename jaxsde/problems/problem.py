@@ -186,6 +186,11 @@ def finite_sum(example_loss: Callable[[Any, Any], Any], data: PyTree, params: Py
             raise ValueError(
                 f"data{jax.tree_util.keystr(path)} is not finite at {tuple(map(int, where))}: clean it first"
             )
+        if np.issubdtype(np.asarray(leaf).dtype, np.integer) and np.size(leaf):
+            kept = jax.dtypes.canonicalize_dtype(np.asarray(leaf).dtype)
+            if int(np.max(leaf)) > np.iinfo(kept).max or int(np.min(leaf)) < np.iinfo(kept).min:
+                where = jax.tree_util.keystr(path)
+                raise ValueError(f"data{where} has integers beyond {kept}: turn on jax_enable_x64 or give floating-point numbers")
     data = jax.tree.map(
         lambda a: jnp.asarray(a, start.dtype if np.issubdtype(np.asarray(a).dtype, np.floating) else None), data
     )
@@ -248,7 +253,8 @@ def _flatten(params: PyTree) -> tuple[Array, Callable[[Any], PyTree]]:
             raise TypeError(f"params{jax.tree_util.keystr(path)} has dtype {dtype}: give real floating-point numbers")
         if not np.isfinite(np.asarray(leaf, np.float64)).all():
             raise ValueError(f"params{jax.tree_util.keystr(path)} is not finite: give a finite initial point")
-    params = jax.tree.map(lambda a: jnp.asarray(a, jnp.result_type(a, jnp.float32)), params)
+    # in the default precision, which is float64 where jax_enable_x64 is on: Python numbers and integers too
+    params = jax.tree.map(lambda a: jnp.asarray(a, float), params)
     template = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), params)
     return ravel_pytree(params)[0], Unravel.of(template)
 

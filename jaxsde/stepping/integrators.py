@@ -53,6 +53,8 @@ class Heun:
             raise ValueError(f'calculus is "ito" or "stratonovich", got {self.calculus!r}')
 
     def draws(self, sde: SDE) -> Draws:
+        if sde.noise.kind == "diagonal" and self.calculus == "ito":
+            _check_diagonal(sde, "Heun, read as Itô,", "give the noise as a matrix, jnp.diag(σ(x)), or use EulerMaruyama()")
         return Draws(normals=sde.noise.dim)
 
     def step(self, sde: SDE, t: Any, x: Float[Array, " d"], dt: Any, z: Any) -> Float[Array, " d"]:
@@ -85,7 +87,7 @@ class Milstein:
                 "use EulerMaruyama() or Heun()"
             )
         if sde.noise.kind == "diagonal":
-            _check_diagonal(sde)
+            _check_diagonal(sde, "Milstein", "use EulerMaruyama() or Heun()")
         return Draws(normals=sde.noise.dim)
 
     def step(self, sde: SDE, t: Any, x: Float[Array, " d"], dt: Any, z: Any) -> Float[Array, " d"]:
@@ -107,6 +109,8 @@ def ito_correction(sde: SDE, x: Float[Array, " d"]) -> Float[Array, " d"]:
         column = lambda y: _noise(sde, y, e, 1.0)  # noqa: E731
         return jax.jvp(column, (x,), (column(x),))[1]
 
+    if sde.noise.kind in ("none", "additive"):
+        return jnp.zeros_like(x)
     if sde.noise.kind == "diagonal":  # column k has the k-th entry alone: one product does all
         b = lambda y: _noise(sde, y, jnp.ones((sde.noise.dim,), x.dtype), 1.0)  # noqa: E731
         return jax.jvp(b, (x,), (b(x),))[1] / 2
@@ -120,7 +124,7 @@ def _noise(sde: SDE, x: Array, z: Array, dt: Any) -> Array:
     return (jnp.asarray(sde.scale, x.dtype) * jnp.sqrt(jnp.asarray(dt, x.dtype))) * sde.noise.product(x, z)
 
 
-def _check_diagonal(sde: SDE) -> None:
+def _check_diagonal(sde: SDE, who: str, cure: str) -> None:
     """Refuses 'diagonal' noise whose i-th entry depends on another component, found at a few random points."""
     points = np.random.default_rng(0).normal(size=(4, sde.dim))
     entry = lambda x: sde.noise.product(x, jnp.ones_like(x))  # noqa: E731
@@ -129,6 +133,6 @@ def _check_diagonal(sde: SDE) -> None:
     if np.nanmax(cross) > 1e-6 * max(float(np.nanmax(np.abs(slopes))), 1e-30):
         _, i, j = np.unravel_index(np.nanargmax(cross), cross.shape)
         raise ValueError(
-            f"Milstein needs noise whose entry i depends on component i alone; here entry {i} depends on component {j}: "
-            "use EulerMaruyama() or Heun()"
+            f"{who} needs diagonal noise whose entry i depends on component i alone; here entry {i} depends on component {j}: "
+            f"{cure}"
         )
