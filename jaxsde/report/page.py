@@ -53,13 +53,16 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray], str]:
         if not isinstance(result, dict):
             raise ValueError("it holds no object")
         path = folder / _ARRAYS
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: np.asarray(archive[name]) for name in archive}
+        stored = np.load(path, allow_pickle=False)
+        if not isinstance(stored, np.lib.npyio.NpzFile):
+            raise ValueError("it holds one array, not an archive of them")
+        with stored:
+            arrays = {name: np.asarray(stored[name]) for name in stored}
         path = folder / _CONFIG
         config = path.read_text(encoding="utf-8") if path.is_file() else ""
     except FileNotFoundError:
         raise ExperimentError("is missing; give the folder of a finished run", code=NO_INPUT, file=path) from None
-    except (ValueError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as fault:
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as fault:
         reason = f"is not what a run writes ({one_line(str(fault))}); run the experiment again"
         raise ExperimentError(reason, code=BAD_INPUT, file=path) from None
     return result, arrays, config

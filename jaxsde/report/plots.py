@@ -67,7 +67,7 @@ def density(arrays: Arrays, result: Result) -> Figure | None:
     subtitle = "Top: marginal densities." if plane else "Density of the parameter."
     if plane:
         subtitle += " Below: curves around 39, 86 and 99 % of each law (1, 2 and 3 sd of a Gaussian); in grey, the same of Gibbs."
-    made = canvas(lower + 2.0, _density_title(result), subtitle)
+    made = canvas(lower + 2.1, _density_title(result), subtitle)
     count = len(shown)
     room = 7.2 - 0.45 - 0.25
     each = (room - 0.35 * (count - 1)) / count
@@ -77,16 +77,16 @@ def density(arrays: Arrays, result: Result) -> Figure | None:
         axes.set_xlabel(coordinate(names, i), labelpad=2)
         if place == 0:
             axes.set_ylabel("density")
-            words = [(PROCESSES[p].label, PROCESSES[p].colour) for p in present(arrays, f"hist_{i}")]
-            has_gibbs = f"gibbs_density_{i}" in arrays
-            key(axes, [*words, ("Gibbs", MUTED)] if has_gibbs else words, 0.0 if count < 3 else 1.0, size=7)
+    words = [(PROCESSES[p].label, PROCESSES[p].colour) for p in present(arrays, f"hist_{shown[0]}")]
+    gibbs = [("Gibbs", MUTED)] if f"gibbs_density_{shown[0]}" in arrays else []
+    key(made, [*words, *gibbs], 0.45, lower + 1.95)
     if plane:
-        each = (7.2 - 0.5 - 0.2 - 0.14 * (len(plane) - 1)) / len(plane)
+        each = (7.2 - 0.6 - 0.2 - 0.14 * (len(plane) - 1)) / len(plane)
         each = min(each, 1.9)
         limits = shapes.plane_limits(arrays)
         for place, p in enumerate(plane):
-            axes = panel(made, 0.5 + place * (each + 0.14), 0.42, each, side)
-            axes.set_title(f"{PROCESSES[p].label}", color=PROCESSES[p].colour)
+            axes = panel(made, 0.6 + place * (each + 0.14), 0.42, each, side)
+            axes.set_title(PROCESSES[p].label, color=PROCESSES[p].colour)
             shapes.gibbs_plane(axes, arrays)
             shapes.process_plane(axes, arrays, p)
             shapes.frame_plane(axes, limits, names, first=place == 0)
@@ -154,7 +154,7 @@ def kl_over_time(arrays: Arrays, result: Result) -> Figure | None:
     made = canvas(
         2.8,
         _kl_title(arrays, result),
-        "KL(law at time t ‖ Gibbs) in nats, Gaussian with the ensemble's mean and covariance; bands are 95 %.",
+        "KL(law at time t ‖ Gibbs) from the ensemble's mean and covariance; bands are 95 %. Estimates of 0 and less fall below.",
     )
     axes = panel(made, 0.6, 0.45, 5.1, 2.2)
     drawn = shapes.lines_over_time(axes, arrays, shown, "kl_time", positive=True)

@@ -22,7 +22,6 @@ from .style import (
     Arrays,
     coordinate,
     finite,
-    key,
     number,
     plain_text,
     side_labels,
@@ -291,7 +290,10 @@ def quantiles(axes: Axes, arrays: Arrays, names: np.ndarray, colours: Sequence[s
     axes.set_xlabel("Gaussian quantile", labelpad=2)
     axes.set_ylabel(f"quantile of the sum along {coordinate(names, 0)}", labelpad=2)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    key(axes, [*labels, ("Gaussian", MUTED)], 0.04, size=7)
+    for row, (words, colour) in enumerate([*labels, ("Gaussian", MUTED)]):
+        axes.annotate(
+            words, (0.04, 0.99), (0, -9.5 * row), "axes fraction", "offset points", color=colour, fontsize=7, va="top"
+        )
 
 
 def divergences(axes: Axes, rows: list[tuple[str, Any]], floor: float | None) -> None:
@@ -313,8 +315,10 @@ def divergences(axes: Axes, rows: list[tuple[str, Any]], floor: float | None) ->
         near_zero = low is not None and high is not None and low <= 0
         words = f"< {number(high, 1)}" if near_zero else number(value)
         axes.annotate(words, (end, row), (4, 0), textcoords="offset points", fontsize=7.5, va="center")
-    if floor is not None and 0 < floor < most:
-        axes.axvline(floor, color=MUTED, lw=0.6, ls=(0, (2, 2)))
+    if floor is not None and 0.02 * most < floor < most:
+        axes.axvline(floor, color=MUTED, lw=0.6, ls=(0, (2, 2)), zorder=0)
+        at = (floor, len(rows) - 0.45)
+        axes.annotate("floor", at, (2, 0), textcoords="offset points", color=MUTED, fontsize=6.5)
     axes.set_xlim(0, most * 1.02)
     named_rows(axes, [PROCESSES[p].label for p, _ in rows])
     axes.xaxis.set_major_locator(MaxNLocator(4))

@@ -114,7 +114,7 @@ def estimators(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         words = mapping(estimate).get("estimator")
         if words:
             used.setdefault(str(words), []).append(PROCESSES[name].label if name in PROCESSES else "SGD to its SDE")
-    return [(words, ", ".join(names)) for words, names in used.items()]
+    return [(words, "; ".join(names)) for words, names in used.items()]
 
 
 def _trace(result: Mapping[str, Any], name: str) -> str:
