@@ -8,7 +8,7 @@ that narrows fast enough would.)
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -88,11 +88,16 @@ def _derivatives(problem: Any, phi: Any) -> Any:
     return jnp.concatenate([problem.loss(phi)[None], problem.grad(phi), problem.hessian(phi).ravel()])
 
 
-def tail_power(wide: Any, temperature: float, centre: np.ndarray, size: float, directions: np.ndarray) -> float:
-    """p: the least slope of (L − L(centre))/T against log r over the rays, between shells 1e3 and 1e6 sizes away.
+class Tails(NamedTuple):
+    """Unit vectors `rays` ["k d"], and the least loss along each in a shell around 1e3 and in one around 1e6 sizes away ["k"]."""
 
-    `ValueError` when p ≤ d, naming the ray: there is no Gibbs law at this temperature.
-    """
+    rays: np.ndarray
+    near: np.ndarray
+    far: np.ndarray
+
+
+def tails(wide: Any, centre: np.ndarray, size: float, directions: np.ndarray) -> Tails:
+    """How the loss rises far away; the same for every temperature."""
     d = len(centre)
     rng = np.random.default_rng(3)
     # In many dimensions the flattest directions (they come first), the axes up to a few, and a sample.
@@ -108,10 +113,19 @@ def tail_power(wide: Any, temperature: float, centre: np.ndarray, size: float, d
         radii = size * inner * 10**spread
         points = np.stack([o + radii[None, :, None] * rays[:, None, :] for o in (centre, np.zeros(d))], axis=1)
         u = float64.evaluate_many(float64.loss, wide, points.reshape(-1, d), cost=_cost(wide)).reshape(len(rays), -1)
-        shells.append(np.where(np.isnan(u), np.inf, u).min(axis=1) / temperature)
-    near, far = shells
+        shells.append(np.where(np.isnan(u), np.inf, u).min(axis=1))
+    return Tails(rays, *shells)
+
+
+def tail_power(found: Tails, temperature: float) -> float:
+    """p: the least slope of L/T against log r over the rays, between the two shells.
+
+    `ValueError` when p ≤ d, naming the ray: there is no Gibbs law at this temperature.
+    """
+    rays, near, far = found
+    d = rays.shape[1]
     with np.errstate(invalid="ignore"):
-        power = np.where(np.isinf(far) & (far > 0), np.inf, (far - near) / np.log(1e3))
+        power = np.where(np.isinf(far) & (far > 0), np.inf, (far - near) / (temperature * np.log(1e3)))
     worst = int(power.argmin())
     if not power[worst] > 1.02 * d:
         ray = np.array2string(rays[worst], precision=3, threshold=6)

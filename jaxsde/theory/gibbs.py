@@ -9,14 +9,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from ..problems.problem import FiniteSum, Potential
 from . import checks, float64
-from .confine import DEEP, tail_power, wells
+from .confine import DEEP, Tails, tail_power, tails, wells
 from .grid import Integral, integrate
 from .linearise import is_affine
 from .minimum import FLAT, minimum
@@ -131,13 +133,24 @@ def gibbs(problem: Any, temperature: Any) -> Gibbs:
 
 
 def family(problem: Any) -> Callable[[float], Gibbs]:
-    """T ↦ the Gibbs law at T, with the search for minima done once."""
+    """T ↦ the Gibbs law at T, with the search for minima and the look at the tails done once."""
+    # Our own problems never change, so the last few are remembered: a fit of T asks for dozens of laws of one problem.
+    return _remembered(problem) if isinstance(problem, FiniteSum | Potential) else _family(problem)
+
+
+def _family(problem: Any) -> Callable[[float], Gibbs]:
     wide = float64.widen(problem)
     quadratic = is_affine(lambda phi: float64.evaluate(float64.grad, wide, phi), np.asarray(wide.start))
     if quadratic or problem.dim > 3:
         return lambda temperature: _laplace(problem, wide, temperature, quadratic)
     minima, losses = wells(wide)
-    return lambda temperature: _quadrature(problem, wide, temperature, minima[losses - losses[0] <= DEEP * temperature])
+    seen: dict[float, Tails] = {}
+    return lambda temperature: _quadrature(
+        problem, wide, temperature, minima[losses - losses[0] <= DEEP * temperature], seen
+    )
+
+
+_remembered = functools.lru_cache(maxsize=4)(_family)
 
 
 def _laplace(problem: Any, wide: Any, temperature: float, quadratic: bool) -> Gibbs:
@@ -156,7 +169,7 @@ def _laplace(problem: Any, wide: Any, temperature: float, quadratic: bool) -> Gi
     h = float64.evaluate(float64.hessian, wide, centre)
     values, vectors = np.linalg.eigh((h + h.T) / 2)
     if not quadratic:
-        tail_power(wide, temperature, centre, 1 + np.abs(centre).max(), vectors.T)
+        tail_power(tails(wide, centre, 1 + np.abs(centre).max(), vectors.T), temperature)
     lowest = float(float64.evaluate(float64.loss, wide, centre))
     log_z = -lowest / temperature + 0.5 * float(np.sum(np.log(2 * np.pi * temperature / values)))
     covariance = temperature * (vectors / values) @ vectors.T
@@ -164,13 +177,16 @@ def _laplace(problem: Any, wide: Any, temperature: float, quadratic: bool) -> Gi
     return Gibbs(problem, temperature, "laplace", quadratic, log_z, 0.0, centre, covariance, mean_loss, wide)
 
 
-def _quadrature(problem: Any, wide: Any, temperature: float, minima: np.ndarray) -> Gibbs:
+def _quadrature(problem: Any, wide: Any, temperature: float, minima: np.ndarray, seen: dict[float, Tails]) -> Gibbs:
+    """`seen` holds what is known of the tails, by the size of the region of the minima."""
     centre, d = minima[0], problem.dim
     lowest = float(float64.evaluate(float64.loss, wide, centre))
     size = 1 + float(np.abs(minima).max())
     h = float64.evaluate(float64.hessian, wide, centre)
     values, vectors = np.linalg.eigh((h + h.T) / 2) if np.isfinite(h).all() else (np.zeros(d), np.eye(d))
-    power = tail_power(wide, temperature, centre, size, vectors.T)
+    if size not in seen:
+        seen[size] = tails(wide, centre, size, vectors.T)
+    power = tail_power(seen[size], temperature)
     # Lengths of the axes: thermal widths, and for a direction that is flat at the minimum no more than the loss's own size.
     solid = values > 1e-4 * max(np.abs(values).max(), 1e-300)
     widths = np.full(d, size)
