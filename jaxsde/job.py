@@ -18,9 +18,9 @@ from .dynamics.equations import langevin, sgd_sde
 from .engine.run import Run, iterate
 from .estimate import Estimate
 from .experiment import Experiment
-from .metrics import fit_temperature, kl_between, kl_to_gibbs
+from .metrics import fit_temperature, kl_between
 from .report.reasons import noise_rate
-from .report.verdict import Verdict, is_gibbs, verdict_statistics
+from .report.verdict import Verdict, divergence, is_gibbs, verdict_statistics
 from .stepping.chains import integrate, sgd
 from .stepping.integrators import INTEGRATORS, Heun
 from .theory import gibbs, minimum, stationary_law
@@ -186,8 +186,9 @@ def _divergences(runs: dict[str, Run], problem: Any, verdict: Verdict) -> dict[s
     if verdict.stationary.reading != "yes":
         why = Estimate.unknown(verdict.kl.reason or "not known to be stationary: " + verdict.stationary.sentence)
         return dict.fromkeys([*runs, "sgd_vs_sde"], why)
-    kls = {name: verdict.kl if name == "sgd" else kl_to_gibbs(run, problem) for name, run in runs.items()}
-    return kls | {"sgd_vs_sde": kl_between(runs["sgd"], runs["sde"])}
+    kls = {name: verdict.kl if name == "sgd" else divergence(run, problem) for name, run in runs.items()}
+    method = "auto" if problem.dim <= 2 else "gaussian"
+    return kls | {"sgd_vs_sde": kl_between(runs["sgd"], runs["sde"], method=method)}
 
 
 def _theory(chains: dict[str, tuple[Any, int]], setting: Setting) -> dict[str, Any]:
