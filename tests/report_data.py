@@ -149,6 +149,7 @@ def imitation(
         "noise_std_low": np.array(sums) * 0.97, "noise_std_high": np.array(sums) * 1.03,
         "noise_qq_n": counts[:4], "noise_qq_normal": np.quantile(normal, shares),
     }  # fmt: skip
+    estimates["sde"]["note"] = "narrower boxes would do better"
     fit = float(np.trace(hessian @ arrays["sgd_cov"]) / d)
     result: dict[str, Any] = {
         "ok": True, "experiment": "diabetes-squared_error", "seed": seed, "device": "cpu", "executor": "vmap",

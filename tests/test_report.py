@@ -233,6 +233,7 @@ def test_the_numbers_of_the_result_are_in_the_tables(folder: Path, run: Run) -> 
     for process in style.PROCESSES:
         assert style.interval(run[1]["kl"][process], 4) in text
     assert style.interval(run[1]["temperature"]["fit"], 4) in text
+    assert "SDE: narrower boxes would do better." in text
     assert "Var s3 Cov s3, s4 Var s4" in text
     assert "jaxsde run config.toml --out runs/diabetes-squared_error-again" in text
     assert "kT = η/2" in text and "0.10.2" in text

@@ -99,7 +99,10 @@ def differences(axes: Axes, arrays: Arrays, result: Result, names: np.ndarray) -
                 labels.append((at, style.label, style.colour))
     axes.axvline(0, color=RULE, lw=0.7, zorder=0)
     first, second = plain_text(names[0], 12), plain_text(names[1], 12)
-    axes.set_yticks(range(3), [f"Var {first}", f"Cov {first}, {second}", f"Var {second}"])
+    words = [f"Var {first}", f"Cov {first}, {second}", f"Var {second}"]
+    if max(len(word) for word in words) > 14:  # the keys of the panel to the left end where longer ones would begin
+        words = [f"Var\n{first}", f"Cov {first},\n{second}", f"Var\n{second}"]
+    axes.set_yticks(range(3), words)
     axes.set_ylim(2.6, -0.6)
     axes.spines["left"].set_visible(False)
     axes.tick_params(left=False)

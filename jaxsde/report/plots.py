@@ -154,7 +154,7 @@ def kl_over_time(arrays: Arrays, result: Result) -> Figure | None:
     made = canvas(
         2.8,
         _kl_title(arrays, result),
-        "KL(law at time t ‖ Gibbs) from the ensemble's mean and covariance; bands are 95 %. Estimates of 0 and less fall below.",
+        "KL(law at time t ‖ Gibbs) from the ensemble's mean and covariance; bands are 95 %, estimates ≤ 0 lie below.",
     )
     axes = panel(made, 0.6, 0.45, 5.1, 2.2)
     drawn = shapes.lines_over_time(axes, arrays, shown, "kl_time", positive=True)

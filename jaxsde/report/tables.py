@@ -100,6 +100,7 @@ def processes(result: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "kl": interval(kls[name], 4) if triple(kls[name])[0] is not None else None,
                 "reason": estimate.get("reason") or "no reason was given",
                 "floor": number(triple(estimate.get("floor"))[0], 2) if estimate.get("floor") is not None else "",
+                "note": str(estimate.get("note") or ""),
                 "variance": _trace(result, name),
                 "diverged": "" if count is None else str(count),
             }
