@@ -111,15 +111,14 @@ class FiniteSum:
         if whole == 1 and size == self.examples:
             return block(self.data, w)
 
-        def cut(a: Array) -> Array:
-            return a[: whole * size].reshape(whole, size, *a.shape[1:])
-
-        def body(total: Array, xs: tuple[PyTree, Array]) -> tuple[Array, None]:
-            return total + block(*xs), None
+        def body(total: Array, i: Array) -> tuple[Array, None]:
+            # sliced where they lie: cutting all of the data beforehand would copy it
+            some = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, i * size, size), (self.data, w))
+            return total + block(*some), None
 
         rest = block(jax.tree.map(lambda a: a[whole * size :], self.data), w[whole * size :])
         # A reverse pass through the scan recomputes each block instead of keeping all of them.
-        total, _ = jax.lax.scan(jax.checkpoint(body), rest, (jax.tree.map(cut, self.data), cut(w)))
+        total, _ = jax.lax.scan(jax.checkpoint(body), rest, jnp.arange(whole))
         return total
 
 
