@@ -1,7 +1,7 @@
 """The figures of a run, drawn from the arrays of its folder alone: `FIGURES[name](arrays, result) -> Figure | None`.
 
-None means that the arrays which the figure needs are not there (`NEEDS` says in words what they are). What the arrays are
-is written in `jaxsde/README.md`; `result` is the object of result.json. Titles state what was found, in numbers of this run.
+None means that the arrays which the figure needs are not there (`NEEDS` says in words what they are). What the arrays are,
+`record.py` says, which makes them; `result` is the object of result.json. Titles state what was found, in numbers of this run.
 """
 
 from __future__ import annotations

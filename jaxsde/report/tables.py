@@ -17,7 +17,7 @@ from .shapes import answer
 from .style import PROCESSES, interval, number, triple
 
 _SHOWN = 6  # a covariance of more components than this is in the arrays, not in the page
-_TITLES = {
+TITLES = {
     "density": "The laws",
     "covariance": "Covariances",
     "kl_over_time": "Distance from Gibbs over time",
@@ -150,7 +150,7 @@ def temperature(result: Mapping[str, Any]) -> dict[str, str | None]:
 
 def sections(result: Mapping[str, Any], pictures: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Each figure with the reasons that it shows beside it; reasons without a figure come last."""
-    groups: dict[str, list[dict[str, str]]] = {name: [] for name in _TITLES if name in pictures}
+    groups: dict[str, list[dict[str, str]]] = {name: [] for name in TITLES if name in pictures}
     other: list[dict[str, str]] = []
     reasons = mapping(result.get("verdict")).get("reasons")
     for reason in reasons if isinstance(reasons, list) else ():
@@ -158,7 +158,7 @@ def sections(result: Mapping[str, Any], pictures: Mapping[str, Any]) -> list[dic
         holds = {"yes": "holds", "no": "does not hold"}.get(answer(reason.get("holds")), "not known")
         row = {"name": str(reason.get("name", "")), "holds": holds, "sentence": str(reason.get("sentence") or "")}
         groups.get(Path(str(reason.get("figure") or "")).stem, other).append(row)
-    made = [{"name": n, "title": _TITLES[n], "svg": pictures[n], "reasons": told} for n, told in groups.items()]
+    made = [{"name": n, "title": TITLES[n], "svg": pictures[n], "reasons": told} for n, told in groups.items()]
     return [*made, {"name": "other", "title": "Other reasons", "svg": None, "reasons": other}] if other else made
 
 
