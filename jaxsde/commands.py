@@ -193,6 +193,8 @@ def report(options: cli.Report) -> int:
         raise ExperimentError(reason, file=folder) from None
     try:
         importlib.import_module(".report.page", __package__).write(folder)
+    except ExperimentError:
+        raise
     except (ValueError, KeyError, TypeError) as fault:
         reason = f"is not what a run writes ({type(fault).__name__}: {one_line(str(fault))}); run the experiment again"
         raise ExperimentError(reason, file=folder) from fault
