@@ -1,0 +1,377 @@
+"""Integrators: golden steps, exact moments, declared orders as slopes with their standard errors, and diffrax.
+
+Moments and weak errors are computed without sampling (Gauss–Hermite in the noise, Fourier in the position). The strong
+orders sample coupled Brownian paths; a slope is accepted within 4 of its standard errors + .1 for what is beyond leading
+order: four such tests, fixed seeds, false alarms 3e-4 for the file.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import lineax
+import numpy as np
+import pytest
+from scipy.linalg import expm
+
+import jaxsde as js
+from jaxsde.stepping.integrators import INTEGRATORS, ito_correction
+
+NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(40)
+WEIGHTS = WEIGHTS / WEIGHTS.sum()
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def stepped(integrator: Any, sde: Any, h: float) -> Callable[[Any, Any], np.ndarray]:
+    """x' of a one-dimensional SDE, over arrays of x and z, at t = 0, through the chain that the engine would run."""
+    chain = js.integrate(sde, integrator, dt=h)
+
+    def one(x: Any, z: Any) -> Any:
+        from jaxsde.types import Drawn
+
+        return chain.step(jnp.reshape(x, (1,)), Drawn(normals=jnp.reshape(z, (1,))), jnp.asarray(0.0))[0]
+
+    compiled = jax.jit(jnp.vectorize(one))
+    return lambda x, z: np.asarray(compiled(jnp.asarray(x, float), jnp.asarray(z, float)))
+
+
+def scalar(f: Any, b: Any) -> Any:
+    return js.sde(lambda t, x: f(x), (lambda x: b(x)) if callable(b) else b**2, dim=1)
+
+
+@pytest.mark.parametrize(
+    "integrator,want",
+    [
+        (js.EulerMaruyama(), 0.8829),
+        (js.Milstein(), 0.8798856),
+        (js.Heun(), 0.87268935),
+        (
+            js.Heun(calculus="stratonovich"),
+            0.7 + (0.357 + 0.8829 - 0.8829**3) * 0.05 + (0.64 + 0.5 + 0.2 * 0.8829) * 0.115,
+        ),
+    ],
+)
+def test_one_golden_step(integrator, want):
+    step = stepped(integrator, scalar(lambda x: x - x**3, lambda x: 0.5 + 0.2 * x), 0.1)
+    assert abs(step(0.7, 0.23 / np.sqrt(0.1)) - want) < 5e-9
+    wrong = stepped(integrator, scalar(lambda x: x - x**3, lambda x: 0.5 + 0.21 * x), 0.1)
+    assert abs(wrong(0.7, 0.23 / np.sqrt(0.1)) - want) > 1e-3
+
+
+@pytest.mark.parametrize(
+    "integrator,golden",
+    [
+        (js.EulerMaruyama(), (0.30517578, 0.25645081, 0.2625641)),
+        (js.Milstein(), (0.30517578, 0.25645081, 0.2625641)),
+        (js.Heun(), (0.46746612, 0.19331414, 0.20448541)),
+    ],
+)
+def test_ornstein_uhlenbeck_exactly(integrator, golden):
+    """λ = 1.5, σ = .8, x0 = 2, T = 1, h = ¼: mean, variance, stationary variance of x' = a x + b z."""
+    step = stepped(integrator, scalar(lambda x: -1.5 * x, 0.8), 0.25)
+    a, b = step(1.0, 0.0), step(0.0, 1.0)
+    stationary = b**2 / (1 - a**2)
+    np.testing.assert_allclose((2 * a**4, stationary * (1 - a**8), stationary), golden, atol=6e-9)
+    chain = js.integrate(js.sde(lambda t, x: -1.5 * x, 0.64, dim=1), integrator, dt=0.25)
+    np.testing.assert_allclose(js.theory.stationary_covariance(chain), [[golden[2]]], atol=6e-9)
+
+
+@pytest.mark.parametrize(
+    "integrator,golden",
+    [
+        (js.EulerMaruyama(), (1.60180664, 3.37721164, 0.29577936)),
+        (js.Milstein(), (1.60180664, 3.41775124, 0.17813659)),
+    ],
+)
+def test_geometric_brownian_motion_exactly(integrator, golden):
+    """a = .5, b = .6, x0 = 1, T = 1, h = ¼: E x, E x², and the rms distance to the exact solution on the same path."""
+    a, b, h = 0.5, 0.6, 0.25
+    step = stepped(integrator, scalar(lambda x: a * x, lambda x: b * x), h)
+    m = step(1.0, NODES)
+    exact = np.exp((a - b**2 / 2) * h + b * np.sqrt(h) * NODES)
+    powers = [(WEIGHTS @ p) ** 4 for p in (m, m**2, exact**2, exact * m)]
+    rms = np.sqrt(powers[2] - 2 * powers[3] + powers[1])
+    np.testing.assert_allclose((powers[0], powers[1], rms), golden, atol=6e-9)
+
+
+# one-dimensional, periodic, nonlinear: f, b, b′
+PERIODIC = (lambda x: jnp.sin(x) + 0.3 * jnp.cos(2 * x), lambda x: 0.8 + 0.5 * jnp.sin(x), lambda x: 0.5 * jnp.cos(x))
+COUNT = 64
+GRID = 2 * np.pi * np.arange(COUNT) / COUNT
+WAVES = np.fft.fftfreq(COUNT, 1 / COUNT)
+TO_FOURIER = np.exp(-1j * np.outer(WAVES, GRID)) / COUNT
+
+
+def transition(integrator, sde, h):
+    """E[u(x')] = P u on the grid, to spectral accuracy."""
+    x = stepped(integrator, sde, h)(GRID[:, None], NODES[None, :])
+    basis = np.exp(1j * x[..., None] * WAVES)
+    return (np.einsum("q,iqw->iw", WEIGHTS, basis) @ TO_FOURIER).real
+
+
+def weak_errors(integrator, f, b, drift_of_truth, steps):
+    """|E u(x_T) − truth| for u = cos, x0 = 0.7 as a function of h; the truth by the generator f ∂ + ½ b² ∂²."""
+    back = np.exp(1j * np.outer(GRID, WAVES))
+    d1 = ((back * (1j * WAVES)) @ TO_FOURIER).real
+    d2 = ((back * -(WAVES**2)) @ TO_FOURIER).real
+    values = np.asarray(b(GRID)) * np.ones(COUNT)
+    generator = np.asarray(drift_of_truth(GRID))[:, None] * d1 + 0.5 * values[:, None] ** 2 * d2
+    at = (np.exp(1j * 0.7 * WAVES) @ TO_FOURIER).real
+    truth = at @ expm(generator) @ np.cos(GRID)
+    errors = []
+    for n in steps:
+        p = transition(integrator, scalar(f, b if callable(b) and np.ptp(values) else float(values[0])), 1 / n)
+        errors.append(abs(at @ np.linalg.matrix_power(p, n) @ np.cos(GRID) - truth))
+    return np.array(errors)
+
+
+def fitted(h, errors):
+    """Slope of log error on log h, and its standard error."""
+    (slope, _), covariance = np.polyfit(np.log(h), np.log(errors), 1, cov=True)
+    return slope, np.sqrt(covariance[0, 0])
+
+
+STEPS = np.array([16, 32, 64, 128])
+
+
+@pytest.mark.parametrize("name", INTEGRATORS)
+def test_declared_weak_order_with_multiplicative_noise(name):
+    integrator = INTEGRATORS[name]()
+    f, b, slope_of_b = PERIODIC
+    assert integrator.calculus == "ito"
+    slope, se = fitted(1 / STEPS, weak_errors(integrator, f, b, f, STEPS))
+    assert abs(slope - integrator.weak_order) < 4 * se + 0.1, (slope, se)
+    # the twin: the same coefficients read in the other calculus
+    other = weak_errors(integrator, f, b, lambda x: f(x) + 0.5 * b(x) * slope_of_b(x), STEPS)
+    assert fitted(1 / STEPS, other)[0] < 0.3
+
+
+def test_heun_in_either_calculus():
+    f, b, slope_of_b = PERIODIC
+    stratonovich = js.Heun(calculus="stratonovich")
+    errors = weak_errors(stratonovich, f, b, lambda x: f(x) + 0.5 * b(x) * slope_of_b(x), STEPS)
+    slope, se = fitted(1 / STEPS, errors)
+    assert abs(slope - 1) < 4 * se + 0.1
+    assert fitted(1 / STEPS, weak_errors(stratonovich, f, b, f, STEPS))[0] < 0.3
+    with pytest.raises(ValueError, match="calculus is"):
+        js.Heun(calculus="itô")
+
+
+@pytest.mark.parametrize("name,order", [("euler_maruyama", 1), ("heun", 2), ("milstein", 1)])
+def test_weak_order_with_additive_noise(name, order):
+    f = PERIODIC[0]
+    errors = weak_errors(INTEGRATORS[name](), f, lambda x: 0.9 + 0 * x, f, STEPS)
+    slope, se = fitted(1 / STEPS, errors)
+    assert abs(slope - order) < 4 * se + 0.1, (slope, se)
+
+
+def coupled(chain_of, dim, noises, exact, steps, paths=4000, groups=20, fine=2048, seed=0):
+    """Slope of the strong error over `steps`, with its standard error over groups of Brownian paths."""
+    rng = np.random.default_rng(seed)
+    dw = rng.normal(size=(fine, paths, noises)) / np.sqrt(fine)
+    target = exact(dw)
+    errors = []
+    for n in steps:
+        chain = chain_of(1 / n)
+        z = dw.reshape(n, fine // n, paths, noises).sum(1) * np.sqrt(n)
+
+        def body(x, both, chain=chain):
+            from jaxsde.types import Drawn
+
+            k, zk = both
+            return jax.vmap(lambda s, q: chain.step(s, Drawn(normals=q), k))(x, zk), None
+
+        start = jnp.full((paths, dim), 0.7)
+        x = jax.jit(lambda s, zs, body=body, n=n: jax.lax.scan(body, s, (jnp.arange(n) * 1.0, zs))[0])(
+            start, jnp.asarray(z)
+        )
+        errors.append(((np.asarray(x) - target) ** 2).sum(-1).reshape(groups, -1).mean(1))
+    logs = np.log(np.sqrt(np.array(errors)))  # ["steps groups"]
+    slopes = np.polyfit(np.log(1 / np.asarray(steps)), logs, 1)[0]
+    return slopes.mean(), slopes.std(ddof=1) / np.sqrt(groups)
+
+
+def by_fine_milstein(dw):
+    """The path of dx = f dt + b dW by NumPy's own Milstein on the finest grid; it shares no code with the package."""
+    x, h = np.full(dw.shape[1], 0.7), 1 / len(dw)
+    for w in dw[..., 0]:
+        b = 0.8 + 0.5 * np.sin(x)
+        x = x + (np.sin(x) + 0.3 * np.cos(2 * x)) * h + b * w + 0.5 * b * 0.5 * np.cos(x) * (w * w - h)
+    return x[:, None]
+
+
+@pytest.mark.parametrize("name,order", [("euler_maruyama", 0.5), ("milstein", 1.0), ("heun", 1.0)])
+def test_strong_order_with_multiplicative_noise(name, order):
+    """One noise commutes with itself, so Heun is of order 1 here, above the ½ that it declares."""
+    integrator = INTEGRATORS[name]()
+    f, b, _ = PERIODIC
+    slope, se = coupled(lambda h: js.integrate(scalar(f, b), integrator, dt=h), 1, 1, by_fine_milstein, [8, 16, 32, 64])
+    assert integrator.strong_order <= order
+    assert abs(slope - order) < 4 * se + 0.1, (slope, se)
+    assert abs(slope - (1.5 - order)) > 4 * se + 0.1  # the twin: the other order is told apart
+
+
+def test_strong_order_of_heun_where_noises_do_not_commute():
+    """dX = dW₁, dY = X dW₂ (Clark and Cameron, 1980): from increments alone nothing is better than ½."""
+
+    def factor(x):
+        return jnp.stack([jnp.stack([1.0 + 0 * x[0], 0 * x[0]]), jnp.stack([0 * x[0], x[0]])])
+
+    def exact(dw):
+        x = 0.7 + np.concatenate([np.zeros((1, *dw.shape[1:2])), np.cumsum(dw[..., 0], axis=0)])
+        return np.stack([x[-1], 0.7 + ((x[:-1] + x[1:]) / 2 * dw[..., 1]).sum(0)], axis=-1)
+
+    heun = js.Heun()
+    sde = js.sde(lambda t, x: 0 * x, factor, dim=2)
+    slope, se = coupled(lambda h: js.integrate(sde, heun, dt=h), 2, 2, exact, [8, 16, 32, 64])
+    assert abs(slope - heun.strong_order) < 4 * se + 0.1, (slope, se)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.3])
+def test_ito_correction_is_its_closed_form(scale):
+    def factor(x):
+        return (
+            jnp.array([[1.0, 0.0], [0.0, 0.0]]) * x[0] ** 2
+            + jnp.array([[0.0, 1.0], [0, 0]]) * x[1]
+            + jnp.array([[0.0, 0.0], [0.0, 1.0]]) * jnp.sin(x[0])
+        )
+
+    sde = js.sde(lambda t, x: -x, factor, dim=2, scale=scale)
+    for x in np.random.default_rng(2).normal(size=(5, 2)):
+        want = scale**2 / 2 * np.array([2 * x[0] ** 3 + np.sin(x[0]), x[1] * np.cos(x[0])])
+        np.testing.assert_allclose(ito_correction(sde, jnp.asarray(x)), want, atol=1e-12)
+        diagonal = js.sde(lambda t, x: -x, lambda x: jnp.exp(0.5 * x), dim=2, scale=scale)
+        np.testing.assert_allclose(ito_correction(diagonal, jnp.asarray(x)), scale**2 / 4 * np.exp(x), rtol=1e-12)
+        for constant in (2.0, [1.0, 2.0], [[2.0, 1.0], [1.0, 1.0]]):
+            assert not np.any(ito_correction(js.sde(lambda t, x: -x, constant, dim=2), jnp.asarray(x)))
+
+
+def test_ito_correction_of_a_problems_own_noise():
+    """Σ(Φ) of examples by either route: ½ Σ_k (∂b_k) b_k differs between square roots, so each is held to its own."""
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(12, 3)), rng.normal(size=12)
+    problem = js.finite_sum(lambda p, e: 0.5 * (e[0] @ p - e[1]) ** 2, (x, y), np.ones(3))
+    from jaxsde.dynamics import noise
+    from jaxsde.struct import replace
+
+    phi = jnp.asarray(rng.normal(size=3))
+    for route in ("weights", "factor"):
+        sde = replace(js.sgd_sde(problem, learning_rate=0.2), noise=noise.of_problem(problem, route))
+        root = lambda p, made=sde.noise: np.asarray(  # noqa: E731
+            jax.vmap(lambda z: made.product(p, z))(jnp.eye(made.dim))
+        )  # ["m d"]
+        b, eps = root(phi), 1e-5
+        want = sum((root(phi + eps * bk) - root(phi - eps * bk))[k] / (2 * eps) for k, bk in enumerate(b)) * 0.2 / 2
+        np.testing.assert_allclose(ito_correction(sde, phi), want, atol=1e-8)
+
+
+def cross(x):
+    return jnp.stack([1 + 0.1 * x[1] ** 2, 1 + 0 * x[0]])
+
+
+@pytest.mark.parametrize(
+    "noise,words",
+    [
+        (lambda x: jnp.eye(2) * x[0], "depends on the position"),
+        (cross, "entry 0 depends on component 1"),
+    ],
+)
+def test_milstein_refuses_what_it_does_not_cover(noise, words):
+    sde = js.sde(lambda t, x: -x, noise, dim=2)
+    with pytest.raises(ValueError, match=words):
+        js.integrate(sde, js.Milstein(), dt=0.1)
+    js.integrate(sde, js.EulerMaruyama(), dt=0.1)
+
+
+def test_heun_refuses_a_diagonal_whose_correction_would_be_wrong():
+    sde = js.sde(lambda t, x: -x, cross, dim=2)
+    with pytest.raises(ValueError, match="entry 0 depends on component 1.*jnp.diag"):
+        js.integrate(sde, js.Heun(), dt=0.1)
+    js.integrate(sde, js.Heun(calculus="stratonovich"), dt=0.1)
+    js.integrate(js.sde(lambda t, x: -x, lambda x: jnp.diag(cross(x)), dim=2), js.Heun(), dt=0.1)
+
+
+def test_milstein_covers_any_noise_in_one_dimension():
+    well = js.potential(lambda x: (x[0] ** 2 - 1) ** 2 / 4, np.ones(1), noise_covariance=lambda x: 0.2 + x**2)
+    step = stepped(js.Milstein(), js.sgd_sde(well, learning_rate=0.3), 0.1)
+    x, z = 0.7, 1.3
+    b, bb = np.sqrt(0.3 * (0.2 + x**2)), 0.3 * x  # b and b b′
+    want = x - x * (x**2 - 1) * 0.1 + b * np.sqrt(0.1) * z + bb / 2 * 0.1 * (z**2 - 1)
+    assert abs(step(x, z) - want) < 1e-12
+    matrix = js.sde(lambda t, x: -x, lambda x: jnp.reshape(jnp.exp(x), (1, 1)), dim=1)
+    assert abs(stepped(js.Milstein(), matrix, 0.1)(x, z) - (
+        x * 0.9 + np.exp(x) * np.sqrt(0.1) * z + np.exp(2 * x) / 2 * 0.1 * (z**2 - 1))) < 1e-12  # fmt: skip
+
+
+@pytest.mark.parametrize("noise", [0.5, [1.0, 2.0, 3.0], np.diag([1.0, 2, 0]) + 0.3 * np.ones((3, 3))])
+def test_milstein_is_euler_maruyama_for_additive_noise(noise):
+    from jaxsde.types import Drawn
+
+    sde = js.sde(lambda t, x: jnp.sin(x) + t, noise, dim=3, scale=0.4)
+    chains = [js.integrate(sde, i, dt=0.1) for i in (js.EulerMaruyama(), js.Milstein())]
+    z = Drawn(normals=jnp.asarray(np.random.default_rng(0).normal(size=chains[0].draws.normals)))
+    a, b = (np.asarray(c.step(jnp.ones(3), z, 4.0)) for c in chains)
+    np.testing.assert_array_equal(a, b)
+
+
+def test_no_noise_and_time():
+    """Gradient flow draws nothing; a drift sees the time k dt, and Heun the end of the step too."""
+    from jaxsde.types import Drawn
+
+    flow = js.gradient_flow(js.potential(lambda x: jnp.sum(x**2) / 2, np.ones(2)))
+    for integrator, factor in [(js.EulerMaruyama(), 0.9), (js.Milstein(), 0.9), (js.Heun(), 0.905)]:
+        chain = js.integrate(flow, integrator, dt=0.1)
+        assert chain.draws.normals == 0
+        np.testing.assert_allclose(chain.step(jnp.ones(2), Drawn(), 0.0), [factor] * 2, rtol=1e-12)
+    clock = js.sde(lambda t, x: t + 0 * x, 1.0, dim=1)
+    for integrator, want in [(js.EulerMaruyama(), 0.1 * 0.3), (js.Heun(), 0.1 * 0.35)]:
+        got = js.integrate(clock, integrator, dt=0.1).step(jnp.zeros(1), Drawn(normals=jnp.zeros(1)), 3.0)
+        np.testing.assert_allclose(got, [want], rtol=1e-12)
+
+
+def test_equal_to_diffrax_on_the_same_increments():
+    from jaxsde.types import Drawn
+
+    h, x = 0.1, jnp.array([0.7, -0.4])
+    f = lambda t, x: x - x**3 + jnp.cos(t) * x[::-1]  # noqa: E731
+    b = lambda x: 0.5 + 0.2 * jnp.sin(x)  # noqa: E731
+    path = diffrax.VirtualBrownianTree(0.0, 1.0, tol=1e-3, shape=(2,), key=jax.random.key(3))
+    dw = path.evaluate(0.2, 0.2 + h)
+    terms = diffrax.MultiTerm(
+        diffrax.ODETerm(lambda t, y, args: f(t, y)),
+        diffrax.ControlTerm(lambda t, y, args: lineax.DiagonalLinearOperator(b(y)), path),
+    )
+    sde = js.sde(f, b, dim=2)
+    for ours, theirs in [
+        (js.EulerMaruyama(), diffrax.Euler()),
+        (js.Heun(calculus="stratonovich"), diffrax.Heun()),
+        (js.Milstein(), diffrax.ItoMilstein()),
+    ]:
+        state = theirs.init(terms, 0.2, 0.2 + h, x, None)
+        want = theirs.step(terms, 0.2, 0.2 + h, x, None, state, made_jump=False)[0]
+        got = js.integrate(sde, ours, dt=h).step(x, Drawn(normals=dw / np.sqrt(h)), 2.0)
+        np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)
+    corrected = diffrax.MultiTerm(
+        diffrax.ODETerm(lambda t, y, args: f(t, y) - 0.5 * b(y) * 0.2 * jnp.cos(y)), terms.terms[1]
+    )
+    want = diffrax.Heun().step(
+        corrected, 0.2, 0.2 + h, x, None, diffrax.Heun().init(corrected, 0.2, 0.3, x, None), False
+    )[0]
+    got = js.integrate(sde, js.Heun(), dt=h).step(x, Drawn(normals=dw / np.sqrt(h)), 2.0)
+    np.testing.assert_allclose(got, want, rtol=1e-12)
+
+
+def test_what_is_no_integrator_or_step_is_named():
+    sde = js.brownian(2, learning_rate=0.1)
+    with pytest.raises(TypeError, match=r"write Heun\(\)"):
+        js.integrate(sde, js.Heun, dt=0.1)
+    for dt in (0, -1, np.nan, np.inf):
+        with pytest.raises(ValueError, match="dt must be positive"):
+            js.integrate(sde, dt=dt)
