@@ -71,7 +71,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     out: str | None = None
     seed: int = 0
     chains: int = 4096
-    steps: int = 2400
+    steps: int = 2000
     burn_in: int | None = None  # steps // 4
     every: int = 16
     groups: int = 32

@@ -76,6 +76,16 @@ def test_every_chain_diverges(start, tmp_path):
     assert told((tmp_path / "o/result.json").read_text())["ok"] is False
 
 
+def test_a_few_chains_diverge(start, tmp_path):
+    """η = 1 is far beyond the mean-square edge: a few of 256 chains leave, the rest are told of as survivors."""
+    few = ("--chains", "256", "--steps", "220", "--burn-in", "80", "--learning-rate", "1.0", "--json")
+    gone = told(finish(start("run", *few, "--out", "a"))[0])["diverged"]["sgd"]
+    assert 0 < gone["fraction"] < 0.1 and gone["first_step"] > 0
+    assert "survived" in gone["note"]
+    out, error = finish(start("run", *few, "--max-diverged", "0", "--out", "b"), 76)
+    assert told(out)["code"] == 76 and "max_diverged" in error
+
+
 PLUGINS = {
     "slope": "def loss(p): return p[0] + 0.5 * p[1] ** 2\nparams = jnp.zeros(2)",
     "nan": "def loss(p): return jnp.sqrt(p[0]) + p[1] ** 2\nparams = jnp.zeros(2)",
