@@ -183,7 +183,7 @@ def flat(problem: FiniteSum | Potential, params: Any) -> Array:
 
 def _scale(value: Any) -> None:
     """`ValueError` unless the scale of a noise is one finite number that is not negative; values under trace pass."""
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         return
     if np.ndim(value) or not np.isfinite(value) or value < 0:
         raise ValueError(f"scale must be one finite number, not negative, got {value}")

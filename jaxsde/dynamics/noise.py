@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from ..problems.problem import FiniteSum, Potential, check_covariance
@@ -211,7 +211,7 @@ def of_problem(problem: FiniteSum | Potential, route: str = "auto") -> Any:
             return Isotropic(problem.covariance, problem.dim)
         if problem.covariance.ndim == 1:
             return Diagonal(problem.covariance, problem.dim)
-        if isinstance(problem.covariance, jax.core.Tracer):  # under a transformation: its rank cannot be looked at
+        if isinstance(problem.covariance, Tracer):  # under a transformation: its rank cannot be looked at
             return ProblemNoise(problem, problem.dim, "additive")
         return constant(problem.covariance, problem.dim)
     if route not in ("auto", "weights", "factor"):
