@@ -67,3 +67,18 @@ def test_plugin(tmp_path):
     done = start(["-m", "jaxsde", "run", *data, "--plugin", plugin, *few], tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["dimension"] == 3
+
+# A plugin that fails where its loss is first called: the user's fault and not one of jaxsde.
+FAILING = {
+    "def loss(p):\n    return p.sum()\nparams = [1.0, 2.0]\n": "loss stopped with AttributeError: 'list' object has no attribute 'sum'",
+    "def example_loss(p, e):\n    return p @ missing\n": "example_loss stopped with NameError",
+    "def example_loss(p, e):\n    x, y, z = e\n    return y\n": "not enough values to unpack",
+}
+
+
+@pytest.mark.parametrize("source", FAILING)
+def test_a_plugin_that_fails_is_named(source, tmp_path):
+    (tmp_path / "own.py").write_text(source)
+    done = start(["-m", "jaxsde", "run", "--plugin", "own.py", "--data", "wine"][: 7 if "example" in source else 5], tmp_path)
+    assert done.returncode == 65 and "--plugin = 'own.py'" in done.stderr, done.stderr
+    assert FAILING[source] in done.stderr and "Traceback" not in done.stderr

@@ -37,6 +37,11 @@ def build_problem(experiment: Any) -> FiniteSum | Potential:
     except (ValueError, TypeError) as error:
         key = "loss.start" if "initial point" in str(error) else "plugin" if e.plugin else "loss.name"
         raise e.error("noise.covariance" if "noise_covariance" in str(error) else key, str(error)) from error
+    except Exception as error:
+        if not e.plugin:
+            raise
+        words = str(error).split("\n", 1)[0]  # the user's own code, first called here
+        raise e.error("plugin", f"{e.plugin.function} stopped with {type(error).__name__}: {words}; correct it") from error
 
 
 def _from_plugin(e: Any) -> FiniteSum | Potential:
