@@ -15,7 +15,8 @@ import numpy as np
 
 from . import __version__, random, record
 from .dynamics.equations import langevin, sgd_sde
-from .engine.run import Run, iterate
+from .engine.run import Run
+from .engine.simulate import iterate
 from .estimate import Estimate
 from .experiment import Experiment
 from .metrics import fit_temperature, kl_between

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from . import metrics, problems, theory
 from .dynamics.equations import brownian, gradient_flow, langevin, sde, sgd_sde
-from .engine.run import Run, iterate, simulate
+from .engine.run import Run
+from .engine.simulate import iterate, simulate
 from .engine.traced import advance
 from .estimate import Estimate, jackknife
 from .problems.problem import FiniteSum, Potential, finite_sum, potential

@@ -15,8 +15,8 @@ from .dynamics.gradients import Minibatch, noise_of
 from .engine.run import Run
 from .estimate import Unknown
 from .metrics.temperature import Local
-from .problems.problem import ravel_names
 from .statistics import Histogram
+from .struct import component_names
 from .theory import Gibbs, gaussian_kl
 from .types import Draws
 
@@ -123,9 +123,9 @@ def arrays(
     key: Any,
 ) -> dict[str, np.ndarray]:
     """Everything that the figures draw, by name. `features` name the components where there is one for each."""
-    names = list(features) if len(features) == setting.problem.dim else ravel_names(setting.problem)
+    d, unravel = setting.problem.dim, setting.problem.unravel
+    names = list(features) if len(features) == d else component_names(unravel, d)
     out: dict[str, np.ndarray] = {"processes": np.array(list(runs)), "names": np.array(names)}
-    d = setting.problem.dim
     if setting.phi_star is not None:
         out["phi_star"] = np.asarray(setting.phi_star)
         out["min_loss"] = np.asarray(setting.problem.loss(jnp.asarray(setting.phi_star, setting.problem.start.dtype)))

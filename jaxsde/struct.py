@@ -10,6 +10,7 @@ import dataclasses
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
+import numpy as np
 from jax.core import Tracer
 
 T = TypeVar("T")
@@ -73,3 +74,22 @@ def _repr(self: Any) -> str:
         return repr(v)
 
     return f"{type(self).__name__}({', '.join(f'{f.name}={show(getattr(self, f.name))}' for f in dataclasses.fields(self))})"
+
+
+def component_names(unravel: Any, dim: int) -> list[str]:
+    """A name for each component of a flat vector, from the user's own pytree: `['w'][2]`."""
+    names: list[str] = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(unravel(np.zeros(dim))):
+        prefix = jax.tree_util.keystr(path) or "params"
+        names += [prefix + "".join(f"[{j}]" for j in index) for index in np.ndindex(*np.shape(leaf))]
+    return names
+
+
+def check_gradient(gradient: np.ndarray, unravel: Any) -> None:
+    """`ValueError` with the name of the first component of a gradient ["d"] that is not finite."""
+    if not np.isfinite(gradient).all():
+        i = int(np.flatnonzero(~np.isfinite(gradient))[0])
+        raise ValueError(
+            f"the gradient at the initial point is {gradient[i]} in component {component_names(unravel, len(gradient))[i]}: "
+            "start where it is finite"
+        )

@@ -10,6 +10,7 @@ import pytest
 
 import jaxsde as js
 from jaxsde.dynamics import noise
+from jaxsde.dynamics.gradients import SAMPLINGS
 from jaxsde.stepping.integrators import INTEGRATORS
 from jaxsde.struct import replace, static, struct
 from jaxsde.types import SDE, Chain, Drawn, Gradient, Integrator, Noise, Problem, Statistic
@@ -46,10 +47,7 @@ SDES = {
 }
 CHAINS = {
     **{name: js.integrate(s, dt=0.05) for name, s in SDES.items()},
-    **{
-        s: js.sgd(DATA, learning_rate=0.1, batch_size=2, sampling=s)
-        for s in ("with_replacement", "without_replacement", "random_reshuffling", "full_batch", "gaussian", "two_point", "three_point")
-    },
+    **{s: js.sgd(DATA, learning_rate=0.1, batch_size=2, sampling=s) for s in SAMPLINGS},
     "adam": js.sgd(DATA, learning_rate=0.1, optimizer=optax.adam),
     "momentum": js.sgd(BOWL, learning_rate=0.1, optimizer=functools.partial(optax.sgd, momentum=0.9)),
 }  # fmt: skip

@@ -17,7 +17,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
-from ..struct import static, struct
+from ..struct import check_gradient, static, struct
 
 # Examples whose gradients are held at once: block · d stays below this many numbers per evaluation point.
 _BLOCK_NUMBERS = 1 << 16
@@ -311,19 +311,4 @@ def _check_finite(problem: FiniteSum | Potential) -> None:
     loss, gradient = jax.device_get(jax.jit(lambda p: (p.loss(p.start), p.grad(p.start)))(problem))
     if not np.isfinite(loss):
         raise ValueError(f"the loss at the initial point is {loss}: start where the loss is finite")
-    if not np.isfinite(gradient).all():
-        i = int(np.flatnonzero(~np.isfinite(gradient))[0])
-        where = ravel_names(problem)[i]
-        raise ValueError(
-            f"the gradient at the initial point is {gradient[i]} in component {where}: start where it is finite"
-        )
-
-
-def ravel_names(problem: FiniteSum | Potential) -> list[str]:
-    """A name for each flat component, from the user's own pytree: `['w'][2]`."""
-    tree = problem.unravel(np.zeros(problem.dim))
-    names: list[str] = []
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        prefix = jax.tree_util.keystr(path) or "params"
-        names += [prefix + "".join(f"[{j}]" for j in index) for index in np.ndindex(*np.shape(leaf))]
-    return names
+    check_gradient(gradient, problem.unravel)

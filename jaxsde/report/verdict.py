@@ -2,7 +2,7 @@
 
 Four questions, each answered "yes", "no" or "undecided" with the estimate behind it:
 
-- stationary: do the means of Φ and L drift from the first half of the run to the second?
+- stationary: do the means of Φ, of its squares and of L drift from the first half of the run to the second?
 - gibbs: KL(p‖Gibbs) at the closest temperature, against a tolerance and against the estimator's own noise floor
 - equilibrium: ⟨Φᵢ(t+τ)Φⱼ(t)⟩ is symmetric in i, j when time has no direction; its antisymmetric part is the area rate times τ
 - reasons: what makes SGD's law differ from Gibbs, each with the size of its effect
@@ -49,6 +49,8 @@ class Check:
 
     def to_json(self) -> dict[str, Any]:
         out = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        if self.z is not None and not np.isfinite(self.z):
+            out["z"] = None  # a drift without any spread; JSON has no infinity, and the sentence says it
         return out | {"estimate": None if self.estimate is None else self.estimate.to_json()}
 
 
@@ -96,8 +98,9 @@ def verdict_statistics(problem: Problem) -> dict[str, Statistic]:
 
 
 def _watched(problem: Problem, phi: Any) -> Any:
-    """What must not drift: every component, and the loss, which feels the variances."""
-    return jnp.concatenate([phi, problem.loss(phi)[None]])
+    """What must not drift: every component, its square (a free diffusion has no drift, it spreads), and the loss."""
+    spread = (phi - problem.start.astype(phi.dtype)) ** 2
+    return jnp.concatenate([phi, spread, problem.loss(phi)[None]])
 
 
 def is_gibbs(run: Any, problem: Problem, *, temperature: float | None = None, tolerance: float = 0.01) -> Verdict:
@@ -117,7 +120,8 @@ def is_gibbs(run: Any, problem: Problem, *, temperature: float | None = None, to
         )
     stationary = _stationary(run)
     if stationary.reading == "no":
-        return _nothing(run, "not stationary yet: run longer, or discard more", stationary)
+        kl = divergence(run, problem, temperature)
+        return _nothing(run, "not stationary yet: run longer, or discard more", stationary, _gibbs(kl, tolerance))
     fitted = fit_temperature(run, problem) if temperature is None else _given(temperature)
     kl = divergence(run, problem, temperature)
     gibbs = _gibbs(kl, tolerance)
@@ -138,14 +142,19 @@ def divergence(run: Any, problem: Problem, temperature: float | None = None) -> 
     return kl_to_gibbs(run, problem, temperature)
 
 
-def _nothing(run: Any, reason: str, stationary: Check | None = None) -> Verdict:
+def _nothing(run: Any, reason: str, stationary: Check | None = None, gibbs: Check | None = None) -> Verdict:
+    """No number, and why; of the Gibbs law only that there is none, which needs no run."""
+    if gibbs is not None and gibbs.reading == "no" and not (gibbs.estimate and gibbs.estimate.known):
+        reason = f"not stationary, and not Gibbs whatever the run: {gibbs.sentence}"
+    else:
+        gibbs = None
     unknown = Estimate.unknown(reason)
     undecided = {n: Check(n, "undecided", reason) for n in ("stationary", "gibbs", "equilibrium")}
     stationary = stationary or undecided["stationary"]
     gone = int(np.sum(run.diverged))
     return Verdict(
         stationary,
-        undecided["gibbs"],
+        gibbs or undecided["gibbs"],
         undecided["equilibrium"],
         unknown,
         unknown,
@@ -187,7 +196,8 @@ def _halves(windows: np.ndarray) -> np.ndarray:
 
 def _end_against_average(run: Any) -> Estimate:
     """E[Φ] and E[ΦᵢΦᵢ] of the last positions less those over time, by groups."""
-    name = _find(run.statistics, Covariance)
+    # of the positions themselves, not of an observable
+    name = next((n for n, s in run.statistics.items() if isinstance(s, Covariance)), None)
     if name is None:
         return Estimate.unknown("stationarity is not known: add Course or Covariance to the run's statistics")
     statistic, partials, alive = run.statistic(name), run.partials(name), ~run.diverged
@@ -230,9 +240,11 @@ def _equilibrium(run: Any) -> Check:
     if z > critical:
         sentence = f"time has a direction: lagged correlations differ by up to {largest:.3g} when reversed, |z| {z:.1f}"
         return Check("equilibrium", "no", sentence, area, 0.0, z, critical)
-    if float(np.max(area.high - area.low)) / 2 > RESOLUTION:
+    seen = float(np.max(area.high - area.low)) / 2
+    if seen > RESOLUTION:
         return Check("equilibrium", "undecided", "too few samples to see a current", area, 0.0, z, critical)
-    return Check("equilibrium", "yes", f"no current seen: |z| {z:.1f} < {critical:.1f}", area, 0.0, z, critical)
+    sentence = f"no current seen: |z| {z:.1f} < {critical:.1f}, to {seen:.2g} of the lagged correlations"
+    return Check("equilibrium", "yes", sentence, area, 0.0, z, critical)
 
 
 def _asymmetry(lagged: np.ndarray) -> np.ndarray:
