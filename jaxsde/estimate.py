@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -23,6 +23,7 @@ FEWEST_GROUPS = 4
 CONFIDENCE = 0.95
 
 
+@runtime_checkable
 class Summary(Protocol):
     """The half of a Statistic that works on the host."""
 
@@ -251,7 +252,7 @@ def _counts(partials: Any, rows: int) -> np.ndarray:
     return integers(count).reshape(rows, -1).sum(axis=1).astype(np.float64)
 
 
-def _scalar(a: np.ndarray) -> Any:
+def _scalar(a: Any) -> Any:
     return float(a) if a.ndim == 0 else a
 
 

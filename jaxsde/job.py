@@ -27,6 +27,7 @@ from .stepping.integrators import INTEGRATORS, Heun
 from .theory import gibbs, minimum, stationary_law
 
 _FRAMES = (12, 24)  # looks at the ensemble during burn-in and after it
+_FAR = 2.0  # a variance this many times off its linear theory has left the minimum that the theory is about
 
 
 class Setting(NamedTuple):
@@ -194,24 +195,40 @@ def _divergences(runs: dict[str, Run], problem: Any, verdict: Verdict) -> dict[s
 
 def _theory(chains: dict[str, tuple[Any, int]], setting: Setting) -> dict[str, Any]:
     """Stationary covariances, each an array or the reason why there is none."""
+    try:
+        if setting.temperature is None:
+            raise ValueError("no Gibbs law: there is no temperature")
+        law = gibbs(setting.problem, setting.temperature)
+    except ValueError as error:
+        law = str(error)
+    spread = _spread(setting, law)
 
     def covariance(x: Any) -> Any:
         try:
-            law = stationary_law(x)
+            found = stationary_law(x)
         except (ValueError, TypeError) as error:
             return str(error)
-        return law.covariance
+        if not found.exact and spread is not None and not 1 / _FAR < spread < _FAR:
+            return (
+                f"the theory is linear about one minimum, and the Gibbs law of this loss is {spread:.3g} times as wide "
+                "as such a theory makes it: it leaves that minimum"
+            )
+        return found.covariance
 
     found = {"theory_sgd": covariance(chains["sgd"][0]), "theory_sde": covariance(chains["sde"][0].sde)}
     if "frozen" in chains:
         found["theory_frozen"] = covariance(chains["frozen"][0].sde)
-    try:
-        if setting.temperature is None:
-            raise ValueError("no Gibbs law: there is no temperature")
-        found["gibbs"] = gibbs(setting.problem, setting.temperature)
-    except ValueError as error:
-        found["gibbs"] = str(error)
-    return found
+    return found | {"gibbs": law}
+
+
+def _spread(setting: Setting, law: Any) -> float | None:
+    """The variance of the Gibbs law over that of its linear theory T H⁻¹, where they differ most; None where not known."""
+    if isinstance(law, str) or law.method != "quadrature" or not np.isfinite(law.covariance).all():
+        return None
+    phi = jnp.asarray(setting.phi_star, setting.problem.start.dtype)
+    hessian = np.asarray(jax.jit(type(setting.problem).hessian)(setting.problem, phi), np.float64)
+    ratios = np.linalg.eigvals(hessian @ law.covariance).real / law.temperature
+    return float(max(ratios, key=lambda r: abs(np.log(max(r, 1e-30)))))
 
 
 def _covariances(runs: dict[str, Run], theory: dict[str, Any]) -> dict[str, Any]:

@@ -38,12 +38,16 @@ class Folder:
         """Renames every staged file to its final name, `result.json` last, and returns the names."""
         names = sorted(str(p.relative_to(self.staging)) for p in self.staging.rglob("*") if p.is_file())
         names.sort(key=lambda name: name == RESULT)
+        # A figure of an older run beside a new result would mislead.
+        stale = _written_before(self.path).difference(names)
         for name in names:
             target = self.path / name
             target.parent.mkdir(parents=True, exist_ok=True)
             with open(self.staging / name, "rb+") as file:
                 os.fsync(file.fileno())
             os.replace(self.staging / name, target)
+        for name in stale:
+            (self.path / name).unlink(missing_ok=True)
         self._published = True
         return names
 
@@ -124,6 +128,16 @@ def io_code(fault: OSError) -> int:
     """The exit code of a failed write: 73 where the folder cannot be made, 74 for a full disk and the like."""
     cannot = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.ELOOP)
     return CANNOT_CREATE if fault.errno in cannot else IO_ERROR
+
+
+def _written_before(path: Path) -> set[str]:
+    """Files that an older run wrote here, as its own result lists them and only those below the folder."""
+    try:
+        names = json.loads((path / RESULT).read_text(encoding="utf-8"))["files"]
+        files = {name for name in names if (path / name).is_file()}
+        return {name for name in files if (path / name).resolve().is_relative_to(path.resolve())}
+    except (OSError, ValueError, TypeError, KeyError):
+        return set()
 
 
 def _take(path: Path, force: bool, error: Callable[..., ExperimentError]) -> Folder | str:

@@ -391,6 +391,30 @@ def test_a_missing_extra_is_named(command, tmp_path, missing, poison):
         assert bool(done.stdout) == ("--json" in arguments)
 
 
+def test_the_core_alone_answers(tmp_path):
+    """With none of the app's packages: a loss in, chains, theory and a verdict out."""
+    for name in ("tyro", "msgspec", "tqdm", "jinja2", "arviz_stats", "orbax", "sklearn"):
+        (tmp_path / f"{name}.py").write_text(f"raise ModuleNotFoundError('No module', name='{name}')")
+    code = """
+import numpy as np
+import jaxsde as js
+problem = js.potential(lambda p: (p**2).sum(), np.zeros(2), noise_covariance=2.0)
+chain = js.sgd(problem, learning_rate=0.02)
+run = js.simulate(chain, problem.start, key=js.key(0), chains=256, steps=400, burn_in=200, every=5,
+                  statistics=js.verdict_statistics(problem))
+try:
+    js.simulate(chain, run, steps=1, progress=True)
+except ImportError as error:
+    assert "pip install 'jaxsde[app]'" in str(error)
+assert js.theory.stationary_covariance(chain).shape == (2, 2)
+print(js.is_gibbs(run, problem).sentence)
+"""
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                          env={"PATH": os.environ["PATH"], "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"})  # fmt: skip
+    assert done.returncode == 0 and "Gibbs" in done.stdout, done.stderr
+
+
 def test_importing_the_package_does_nothing(tmp_path):
     """S5: no setting of JAX is changed, no device started, nothing written; the first name used imports the rest."""
     code = """

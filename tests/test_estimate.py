@@ -3,6 +3,7 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from fake_runs import run_of_samples
@@ -96,8 +97,8 @@ def test_a_reason_raised_within_the_jackknife_is_the_reason():
 
 def test_a_record_has_no_error_bar():
     statistic = Samples(4)
-    acc = statistic.init(np.zeros((5, 2), np.float32))
-    rows = jax.device_get(statistic.update(acc, 0.0, np.ones((5, 2), np.float32), np.ones(5, bool)))
+    acc = statistic.init(jnp.zeros((5, 2)))
+    rows = jax.device_get(statistic.update(acc, 0.0, jnp.ones((5, 2)), jnp.ones(5, bool)))
     parts = statistic.merge(rows)
     partials = jax.tree.map(lambda a: np.concatenate([a] * 6), parts)
     assert "record" in str(jackknife(statistic, partials).reason)
@@ -106,7 +107,7 @@ def test_a_record_has_no_error_bar():
 def test_extremes_are_reported():
     statistic = Extremes()
     x = np.random.default_rng(4).normal(size=(6, 1, 2)).astype(np.float32)
-    rows = [statistic.merge(jax.device_get(statistic.update(statistic.init(g), 0.0, g, np.ones(1, bool)))) for g in x]
+    rows = [statistic.merge(jax.device_get(statistic.update(statistic.init(g), 0.0, g, jnp.ones(1, bool)))) for g in jnp.asarray(x)]
     partials = jax.tree.map(lambda *a: np.concatenate(a), *rows)
     assert_allclose(jackknife(statistic, partials).value, [x.min(axis=(0, 1)), x.max(axis=(0, 1))])
 

@@ -50,6 +50,20 @@ def test_files_appear_whole_and_the_result_last():
     assert Path("a/b ü/z.npz").read_text() == "new"
 
 
+def test_what_an_older_run_wrote_does_not_stay_beside_a_new_result():
+    Path("mine.txt").write_text("not the run's")
+    Path("a").mkdir()
+    Path("a/notes.txt").write_text("not the run's either")
+    for files in (["figures/old.svg", "result.json"], ["figures/new.svg", "result.json"]):
+        with take("a", force=True) as folder:
+            (folder.staging / "figures").mkdir()
+            (folder.staging / files[0]).write_text("x")
+            listed = [*files, "../mine.txt", "", "figures", 3]
+            output.write_json(folder.staging / "result.json", {"files": listed if files[0].endswith("new.svg") else listed[:5]})
+            folder.publish()
+    assert contents() == ["a", "a/figures", "a/figures/new.svg", "a/notes.txt", "a/result.json", "mine.txt"]
+
+
 def test_what_fails_leaves_nothing():
     Path("there").mkdir()
     with pytest.raises(ZeroDivisionError), take("there/new/x") as folder:

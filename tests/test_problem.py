@@ -249,7 +249,7 @@ def test_a_covariance_of_low_rank_is_kept():
     close(made.covariance(jnp.zeros(5)), c)
     close(noise.constant(np.zeros((3, 3)), 3).covariance(jnp.zeros(3)), np.zeros((3, 3)))
     z = np.eye(5, dtype="f4")
-    root = np.stack([noise.cholesky_product(jnp.asarray(c, "float32"), e) for e in z], axis=1)
+    root = np.stack([noise.cholesky_product(jnp.asarray(c, "float32"), jnp.asarray(e)) for e in z], axis=1)
     close(root @ root.T, c)
 
 

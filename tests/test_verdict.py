@@ -70,6 +70,7 @@ def test_langevin_is_gibbs_and_in_equilibrium():
     )  # a law at another temperature is another law
 
 
+@pytest.mark.slow
 def test_anisotropic_noise_is_neither():
     """Q1 of the OU laws: T* = .065, KL = .28763668, area rate .00133."""
     problem = made(q1, C)
@@ -97,6 +98,7 @@ def test_a_strong_current_is_seen_at_once():
     assert abs(verdict.kl.value - 0.16054458) < 5 * verdict.kl.stderr + 1e-3
 
 
+@pytest.mark.slow
 def test_commuting_anisotropic_noise_has_no_current():
     """H and Σ diagonal: no current, yet not Gibbs. KL = −½ Σ log(Cᵢ/mean C)."""
     problem = made(axes, [2.0, 0.5])
@@ -106,6 +108,7 @@ def test_commuting_anisotropic_noise_has_no_current():
     assert abs(verdict.kl.value + 0.5 * np.log(np.array([2.0, 0.5]) / 1.25).sum()) < 5 * verdict.kl.stderr + 2e-3
 
 
+@pytest.mark.slow
 def test_isotropic_sgd_is_gibbs_within_the_tolerance():
     """SGD with Σ = I at η = .02: variances 1/(2 − ηλ) η/λ, so T* = η/2 (1 + ηλ/2) and a KL of order (ηλ)²."""
     verdict = judged(js.sgd(made(axes), learning_rate=0.02), made(axes), chains=2048, steps=1500, burn_in=500, every=10)
@@ -214,6 +217,7 @@ def test_too_few_chains_give_a_reason_and_no_number(chains):
     assert f"{chains} group" in verdict.kl.reason and not verdict.temperature.known
 
 
+@pytest.mark.slow
 def test_the_double_well_by_histogram():
     """1-d, L = (x² − 1)²/4: Langevin is Gibbs though not Gaussian; multiplicative Itô noise is not, with KL = .04532763."""
     edges = np.linspace(-2.6, 2.6, 105)

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike
 
 from .. import random
 from ..types import Chain
@@ -17,7 +17,7 @@ _BLOCK = 16
 
 
 def advance(
-    chain: Chain, x0: Float[Array, "c d"], *, key: Any, steps: int, first_chain: int = 0, first_step: int = 0
+    chain: Chain, x0: ArrayLike, *, key: Any, steps: int, first_chain: int = 0, first_step: int = 0
 ) -> Array:
     """Positions ["c d"] after `steps` steps from `x0` ["c d"] (or ["d"] for one chain): `simulate` without its bookkeeping.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -12,6 +12,7 @@ from ..statistics import Covariance, Histogram, Of
 from ..statistics.sums import integers
 
 
+@runtime_checkable
 class Measured(Protocol):
     """The part of a Run that metrics use."""
 

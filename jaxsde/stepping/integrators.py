@@ -117,7 +117,7 @@ def ito_correction(sde: SDE, x: Float[Array, " d"]) -> Float[Array, " d"]:
     return jnp.sum(jax.vmap(term)(basis), axis=0) / 2
 
 
-def _noise(sde: SDE, x: Array, z: Array, dt: Any) -> Array:
+def _noise(sde: SDE, x: Array, z: Any, dt: Any) -> Array:
     """scale · Σ(x)^½ z · √dt."""
     if sde.noise.kind == "none":
         return jnp.zeros_like(x)

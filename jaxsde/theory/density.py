@@ -82,7 +82,8 @@ class GaussianDensity:
         if sign <= 0 or np.linalg.cond(self.covariance) > 1e14:
             raise ValueError("the stationary covariance is singular: the law has no density")
         shift = np.asarray(x, np.float64) - self.mean
-        return -0.5 * (np.einsum("...i,...i->...", shift @ np.linalg.inv(self.covariance), shift) + log_det)
+        quadratic = np.einsum("...i,...i->...", shift @ np.linalg.inv(self.covariance), shift)
+        return np.asarray(-0.5 * (quadratic + log_det))
 
 
 def stationary_density(sde: Any) -> LineDensity | GaussianDensity | Gibbs:
@@ -251,4 +252,4 @@ class _Panels:
         value = density + moments * far
         top = np.nanmax(value)
         ends = [v if np.isfinite(v) else -np.inf for v in (value[0], value[-1])]
-        return moments, max(ends) - top < -_DEEP
+        return int(moments), bool(max(ends) - top < -_DEEP)

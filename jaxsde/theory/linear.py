@@ -19,7 +19,7 @@ import numpy as np
 import scipy.linalg
 import scipy.optimize
 import scipy.sparse.linalg
-from jaxtyping import Float
+from numpy.typing import ArrayLike
 
 from . import checks
 
@@ -28,8 +28,8 @@ Feedback = Callable[[np.ndarray], np.ndarray]
 _DENSE = 600
 
 
-def lyapunov(a: Float[np.ndarray, "d d"], q: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d d"]:
-    """S with A S + S Aᵀ + Q = 0: the stationary covariance of dX = A X dt + Q^½ dW.
+def lyapunov(a: ArrayLike, q: ArrayLike) -> np.ndarray:
+    """S ["d d"] with A S + S Aᵀ + Q = 0: the stationary covariance of dX = A X dt + Q^½ dW.
 
     For SGD's SDE A = −H and Q = ηC, which is HS + SH = ηC. Q may have any rank.
     Raises `ValueError` unless A is stable (every eigenvalue has a negative real part).
@@ -38,8 +38,8 @@ def lyapunov(a: Float[np.ndarray, "d d"], q: Float[np.ndarray, "d d"]) -> Float[
     return Equation(a, discrete=False).solve(checks.covariance(q, len(a), "q"))
 
 
-def discrete_lyapunov(a: Float[np.ndarray, "d d"], q: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d d"]:
-    """S with S = A S Aᵀ + Q: the stationary covariance of X' = A X + Q^½ z.
+def discrete_lyapunov(a: ArrayLike, q: ArrayLike) -> np.ndarray:
+    """S ["d d"] with S = A S Aᵀ + Q: the stationary covariance of X' = A X + Q^½ z.
 
     For constant-noise SGD A = I − ηH and Q = η²C, which is SH + HS − ηHSH = ηC. Q may have any rank.
     Raises `ValueError` unless A is stable (every eigenvalue lies inside the unit circle).
