@@ -227,8 +227,8 @@ def _spread(setting: Setting, law: Any) -> float | None:
         return None
     phi = jnp.asarray(setting.phi_star, setting.problem.start.dtype)
     hessian = np.asarray(jax.jit(type(setting.problem).hessian)(setting.problem, phi), np.float64)
-    ratios = np.linalg.eigvals(hessian @ law.covariance).real / law.temperature
-    return float(max(ratios, key=lambda r: abs(np.log(max(r, 1e-30)))))
+    ratios = np.maximum(np.linalg.eigvals(hessian @ law.covariance).real / law.temperature, 1e-30)
+    return float(ratios[np.argmax(np.abs(np.log(ratios)))])
 
 
 def _covariances(runs: dict[str, Run], theory: dict[str, Any]) -> dict[str, Any]:

@@ -135,7 +135,6 @@ def test_the_resolved_config_repeats_the_run(start, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_runs_that_know_little_say_so(start):
     for arguments in (["--chains", "2"], ["--steps", "0", "--burn-in", "0"], ["--every", "60"]):
         result = told(finish(start("run", *SMALL, *arguments, "--json"))[0])
