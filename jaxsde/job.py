@@ -27,7 +27,7 @@ from .stepping.integrators import INTEGRATORS, Heun
 from .theory import gibbs, minimum, stationary_law
 
 _FRAMES = (12, 24)  # looks at the ensemble during burn-in and after it
-_FAR = 2.0  # a variance this many times off its linear theory has left the minimum that the theory is about
+_FAR = 2.0  # a variance this many times off its linear theory is not about one minimum alone
 
 
 class Setting(NamedTuple):
@@ -211,7 +211,7 @@ def _theory(chains: dict[str, tuple[Any, int]], setting: Setting) -> dict[str, A
         if not found.exact and spread is not None and not 1 / _FAR < spread < _FAR:
             return (
                 f"the theory is linear about one minimum, and the Gibbs law of this loss is {spread:.3g} times as wide "
-                "as such a theory makes it: it leaves that minimum"
+                "as such a theory makes it: it has mass elsewhere"
             )
         return found.covariance
 

@@ -1,9 +1,22 @@
-"""The shapes and types that the mathematics annotates are checked while the tests run (jaxtyping's import hook with beartype).
+"""The shapes that the mathematics annotates are checked while the tests run (jaxtyping's import hook with beartype).
 
-Statistics take NumPy as well as JAX arrays, and the tests of constructors and metrics hand in wrong types on purpose, to see
-which sentence comes back: these modules are left as they are.
+Only where mathematics is all there is: constructors are handed wrong types on purpose, to see which sentence comes back, and
+statistics take NumPy as well as JAX arrays.
 """
 
 from jaxtyping import install_import_hook
 
-install_import_hook([f"jaxsde.{name}" for name in ("problems", "dynamics", "engine")], "beartype.beartype")
+_CHECKED = (
+    "problems.problem",
+    "problems.potentials",
+    "problems.finite_sums",
+    "dynamics.noise",
+    "dynamics.equations",
+    "engine.layout",
+    "engine.launch",
+    "engine.run",
+    "engine.traced",
+    "engine.executors",
+)
+
+install_import_hook([f"jaxsde.{name}" for name in _CHECKED], "beartype.beartype")

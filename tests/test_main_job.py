@@ -113,10 +113,8 @@ def test_potential_runs_through_the_same_job():
     result = run_experiment(hot)
     assert result["verdict"]["equilibrium"] == "yes"  # one dimension
     assert "sgd" in result["kl"]
-    theory = result["covariance"]["theory_sgd"]  # linear about one of the two wells, which the chains leave
-    assert theory["value"] is None and "leaves that minimum" in theory["reason"]
-    cold = run_experiment(experiment(loss__name="double_well", noise__covariance=0.01, chains=64, steps=0))
-    assert cold["covariance"]["theory_sgd"]["value"] is not None
+    theory = result["covariance"]["theory_sgd"]  # linear about one of the two wells
+    assert theory["value"] is None and "mass elsewhere" in theory["reason"]
 
 
 def test_all_diverged_is_said():

@@ -223,7 +223,10 @@ def test_the_slow_tests_run_when_asked_for(ready, given, passed):
     pytest_module.write_text("import json, os, sys\nprint(json.dumps([sys.argv[1:], os.getcwd()]))\nsys.exit(5)")
     process = ready.start(*given, script="test")
     assert process.returncode == 5
-    assert json.loads(process.stdout) == [passed, str(ready.root)]
+    arguments, where = json.loads(process.stdout)
+    assert where == str(ready.root)
+    assert arguments[0] == "-n" and 1 <= int(arguments[1]) <= 4 and arguments[2:4] == ["--dist", "loadfile"]
+    assert arguments[4:] == passed
 
 
 # the first start
