@@ -11,7 +11,6 @@ _CHECKED = (
     "problems.potentials",
     "problems.finite_sums",
     "dynamics.noise",
-    "dynamics.equations",
     "engine.layout",
     "engine.launch",
     "engine.run",
