@@ -21,7 +21,7 @@ from .run import Run
 
 
 def begin(
-    chain: Chain, start: PyTree, key: Any, chains: int, statistics: dict, every: int, groups: int, dtype: Any
+    chain: Chain, start: PyTree, key: Any, chains: int, statistics: dict, every: int, groups: int, dtype: Any, executor: str
 ) -> Run:
     """The run at step 0, laid out so that a tile stays in cache and everything fits in memory."""
     words = np.asarray(random.key_words(key))
@@ -39,7 +39,7 @@ def begin(
         row_bytes = plan.width * lane_bytes + sum(a.nbytes for a in held)
         if not layouts.fits(plan, row_bytes, 0, device):
             raise layouts.too_many(plan, row_bytes, 0, device)
-        run = _at_start(chain, cast, x0, words, plan, statistics, every, dtype)
+        run = _at_start(chain, cast, x0, words, plan, statistics, every, dtype, executor)
         program_bytes = launching.program_bytes(run)
         if layouts.fits(plan, row_bytes, program_bytes, device):
             return run
@@ -57,6 +57,7 @@ def _at_start(
     statistics: dict,
     every: int,
     dtype: np.dtype,
+    executor: str,
 ) -> Run:
     rows = len(plan.tiles) * plan.rows_per_tile
     lanes = np.zeros((rows, plan.width), bool)
@@ -72,7 +73,7 @@ def _at_start(
         full = jax.device_get(jax.vmap(jax.vmap(cast.init))(jnp.asarray(padded)))
     fresh = _fresh(statistics, plan, rows, chain.dim, dtype)
     survived = np.zeros((rows, plan.width), np.uint64)
-    return Run(chain, statistics, words, plan, every, dtype, "vmap", 0, 0, 0, full, fresh, alive, survived)
+    return Run(chain, statistics, words, plan, every, dtype, executor, 0, 0, 0, full, fresh, alive, survived)
 
 
 def _fresh(statistics: Mapping[str, Statistic], plan: Any, rows: int, dim: int, dtype: Any) -> dict[str, PyTree]:

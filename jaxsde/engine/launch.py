@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import random
 from . import layout as layouts
-from .executors import vmap
+from .executors import EXECUTORS, vmap
 
 
 def advance(run: Any, steps: int, collecting: bool) -> Any:
@@ -22,7 +22,7 @@ def advance(run: Any, steps: int, collecting: bool) -> Any:
     plan, where = run.layout, device()
     shared = jax.device_put((cast(run.chain, run.dtype), dict(run.statistics)), where)
     span = _span(run, steps, collecting)
-    program = _program(_inputs(run, plan.tiles[0], shared, span), run.every, plan.rows_per_tile, where)
+    program = _program(_inputs(run, plan.tiles[0], shared, span), run, where)
 
     wide_types = bool(jax.config.jax_enable_x64)  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -54,7 +54,7 @@ def program_bytes(run: Any) -> int:
     """What the compiled program of this run takes for all tiles that are in flight at once, by the compiler's own count."""
     plan, where = run.layout, device()
     shared = (cast(run.chain, run.dtype), dict(run.statistics))
-    program = _program(_inputs(run, plan.tiles[0], shared, _span(run, 1, False)), run.every, plan.rows_per_tile, where)
+    program = _program(_inputs(run, plan.tiles[0], shared, _span(run, 1, False)), run, where)
     memory = program.memory_analysis()
     if memory is None:
         return 0
@@ -92,12 +92,13 @@ _programs: OrderedDict[Any, Any] = OrderedDict()
 _KEPT_PROGRAMS = 128
 
 
-def _program(arguments: tuple, every: int, rows: int, device: Any) -> Any:
+def _program(arguments: tuple, run: Any, device: Any) -> Any:
     """The compiled program for these shapes and this structure. A new learning rate, seed, data value, number of steps or
     chunk finds the old one."""
-    key = (signature(arguments), every, rows, device)
+    every, rows = run.every, run.layout.rows_per_tile
+    key = (signature(arguments), every, rows, run.executor, device)
     if key not in _programs:
-        jitted = jax.jit(vmap.advance, static_argnames=("every", "rows"))
+        jitted = jax.jit(EXECUTORS[run.executor].advance, static_argnames=("every", "rows"))
         _programs[key] = _compiled(jitted.lower(*arguments, every=every, rows=rows), device.platform)
         while len(_programs) > _KEPT_PROGRAMS:
             _programs.popitem(last=False)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import operator
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -23,11 +24,9 @@ from jaxtyping import PyTree
 from ..types import Chain, Statistic
 from . import launch as launching
 from .begin import begin, resume
-from .executors import vmap
+from .executors import EXECUTORS
 from .progress import progress_bar
 from .run import Run
-
-EXECUTORS = {"vmap": vmap}
 
 _CHUNK_SECONDS = 0.5  # what an automatic chunk lasts: progress is shown, and an interrupt obeyed, that often
 _LARGEST_CHUNK = 1 << 28
@@ -64,14 +63,11 @@ def simulate(
     Raises `ValueError` or `TypeError` before anything runs for arguments that make no sense (float64 without
     `jax_enable_x64` among them), and `MemoryError` for more chains than fit, with the number that does.
     """
-    run = None
-    for run in iterate(  # noqa: B007
+    runs = iterate(
         chain, start, steps=steps, key=key, chains=chains, burn_in=burn_in, every=every, statistics=statistics,
         groups=groups, dtype=dtype, executor=executor, chunk=chunk, progress=progress,
-    ):  # fmt: skip
-        pass
-    assert run is not None
-    return run
+    )  # fmt: skip
+    return deque(runs, maxlen=1).pop()
 
 
 def iterate(
@@ -120,6 +116,7 @@ def iterate(
             every,
             _whole(groups, "groups", 1),
             dtype,
+            "vmap" if executor == "auto" else executor,
         )
     total = burn_in + steps
     if (run.step + total) * run.chains >= 1 << 63:
