@@ -15,6 +15,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -195,7 +196,10 @@ def _judged(fault: BaseException) -> tuple[int, str]:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
-    """SIGINT raises `KeyboardInterrupt`, a second one ends at once; SIGTERM raises `Terminated`."""
+    """SIGINT raises `KeyboardInterrupt`, a second one ends at once; SIGTERM raises `Terminated`.
+
+    Python drops an exception that leaves a destructor or a collection of garbage; the signal is then sent again.
+    """
 
     def interrupt(number: int, frame: Any) -> None:
         signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
@@ -204,14 +208,26 @@ def _signals() -> Iterator[None]:
     def terminate(number: int, frame: Any) -> None:
         raise Terminated
 
+    def dropped(unraisable: Any) -> None:
+        if isinstance(unraisable.exc_value, KeyboardInterrupt | Terminated):
+            number = signal.SIGTERM if isinstance(unraisable.exc_value, Terminated) else signal.SIGINT
+            signal.signal(signal.SIGINT, interrupt)
+            again = threading.Timer(0.01, os.kill, (os.getpid(), number))
+            again.daemon = True
+            again.start()
+        else:
+            hook(unraisable)
+
     try:
         before = signal.signal(signal.SIGINT, interrupt), signal.signal(signal.SIGTERM, terminate)
     except ValueError:  # not the main thread: signals are someone else's
         yield
         return
+    hook, sys.unraisablehook = sys.unraisablehook, dropped
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         signal.signal(signal.SIGINT, before[0])
         signal.signal(signal.SIGTERM, before[1])
 

@@ -7,13 +7,17 @@ exit code and what the one line on standard error says; `--json` adds one object
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from jaxsde import cli
 
 ROOT = Path(__file__).parents[1]
 WITHOUT_JAX = "raise ImportError('JAX was imported', name='jax')"
@@ -419,6 +423,7 @@ def test_importing_the_package_does_nothing(tmp_path):
     """S5: no setting of JAX is changed, no device started, nothing written; the first name used imports the rest."""
     code = """
 import sys
+import time
 import jaxsde as js
 assert not {"jax", "numpy", "scipy", "matplotlib"} & set(sys.modules), "the import is not lazy"
 dir(js)
@@ -437,3 +442,21 @@ except AttributeError as error:
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
     assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_a_destructor_is_not_lost(number):
+    class Dying:
+        def __del__(self):
+            os.kill(os.getpid(), number)
+            time.sleep(0.1)  # the handler runs, and raises, in here
+
+    deadline, fired = time.monotonic() + 20, False
+    try:
+        with cli._signals():
+            Dying()
+            while time.monotonic() < deadline:
+                time.sleep(0.01)
+    except (KeyboardInterrupt, cli.Terminated) as fault:
+        fired = isinstance(fault, cli.Terminated) == (number == signal.SIGTERM)
+    assert fired
