@@ -16,7 +16,8 @@ from ..struct import check_gradient
 from ..types import Chain, Statistic
 from . import launch as launching
 from . import layout as layouts
-from .executors import vmap
+from .executors import choose
+from .executors.tile import divergence_limit
 from .run import Run
 
 
@@ -32,6 +33,7 @@ def begin(
     device, cast = launching.device(), launching.cast(chain, dtype)
     numbers, lane_bytes = _lane(chain, cast, dtype)
     layouts.check_lanes(chains, lane_bytes, device)
+    executor = choose(executor, cast, launching.one_state(cast, dtype), dtype, device.platform)
     widest = layouts.widest(numbers, device.platform)
     while True:
         plan = layouts.plan(chains, groups, widest, layouts.workers(device.platform))
@@ -63,13 +65,13 @@ def _at_start(
     lanes = np.zeros((rows, plan.width), bool)
     lanes[: plan.rows] = plan.lanes()
     if x0.ndim == 1:
-        alive = lanes & bool((np.abs(x0) < vmap.divergence_limit(dtype)).all())
+        alive = lanes & bool((np.abs(x0) < divergence_limit(dtype)).all())
         one = jax.device_get(cast.init(jnp.asarray(x0, dtype)))
         full = jax.tree.map(lambda a: np.broadcast_to(a, (rows, plan.width, *np.shape(a))).copy(), one)
     else:
         padded = np.zeros((rows, plan.width, chain.dim), dtype)
         padded[lanes] = x0
-        alive = lanes & (np.abs(padded) < vmap.divergence_limit(dtype)).all(-1)
+        alive = lanes & (np.abs(padded) < divergence_limit(dtype)).all(-1)
         full = jax.device_get(jax.vmap(jax.vmap(cast.init))(jnp.asarray(padded)))
     fresh = _fresh(statistics, plan, rows, chain.dim, dtype)
     survived = np.zeros((rows, plan.width), np.uint64)
@@ -92,7 +94,7 @@ def _lane(chain: Chain, cast: Chain, dtype: Any) -> tuple[int, int]:
     """The most numbers that a step of one chain holds at once, and the bytes of its state with its flags."""
     key = (launching.signature(cast), str(dtype))
     if key not in _lanes:
-        state = jax.eval_shape(cast.init, jax.ShapeDtypeStruct((chain.dim,), dtype))
+        state = launching.one_state(cast, dtype)
         drawn = jax.eval_shape(lambda: _one_draw(chain, dtype))
         numbers = layouts.lane_numbers(cast.step, state, drawn, jax.ShapeDtypeStruct((), dtype))
         numbers = max(numbers, 16 * sum(int(np.prod(z.shape)) for z in jax.tree.leaves(drawn)))
@@ -117,16 +119,19 @@ def resume(chain: Chain, run: Run, statistics: Mapping[str, Statistic] | None, e
     if chain.dim != run.chain.dim:
         raise ValueError(f"the run has dimension {run.chain.dim}, the chain {chain.dim}: go on with the same problem")
     held = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[2:], a.dtype), run.state)
-    state = jax.eval_shape(launching.cast(chain, run.dtype).init, jax.ShapeDtypeStruct((chain.dim,), run.dtype))
+    cast = launching.cast(chain, run.dtype)
+    state = launching.one_state(cast, run.dtype)
     if jax.tree.structure(held) != jax.tree.structure(state) or jax.tree.leaves(held) != jax.tree.leaves(state):
         raise ValueError("the chain keeps another state than the run's (another optimizer?): go on with the same kind of chain")
+    executor = choose(run.executor, cast, state, run.dtype, launching.device().platform)
     if statistics is None and every == run.every:
-        return replace(run, chain=chain, _cache={})
+        return replace(run, chain=chain, executor=executor, _cache={})
     statistics = dict(run.statistics if statistics is None else statistics)
     fresh = _fresh(statistics, run.layout, run.alive.shape[0], chain.dim, run.dtype)
     return replace(
-        run, chain=chain, statistics=statistics, every=every, accumulators=fresh, samples=0, origin=run.step, _cache={}
-    )
+        run, chain=chain, executor=executor, statistics=statistics, every=every, accumulators=fresh, samples=0,
+        origin=run.step, _cache={},
+    )  # fmt: skip
 
 
 def _initial(chain: Chain, start: PyTree, chains: int) -> np.ndarray:

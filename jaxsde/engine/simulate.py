@@ -116,7 +116,7 @@ def iterate(
             every,
             _whole(groups, "groups", 1),
             dtype,
-            "vmap" if executor == "auto" else executor,
+            executor,
         )
     total = burn_in + steps
     if (run.step + total) * run.chains >= 1 << 63:

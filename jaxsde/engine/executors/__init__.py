@@ -1,5 +1,28 @@
-"""How a step is run: each executor's `advance` takes a tile of chains some steps on, with the signature of `vmap.advance`."""
+"""How a step is run. Each executor is a module with `refuses`, which says why a chain is not for it, and `program`, whose
+result takes tiles of chains some steps on: `program(...).bind(shared, words, span)(ids, tile) -> tile`."""
 
-from . import vmap
+from __future__ import annotations
 
-EXECUTORS = {"vmap": vmap}
+import logging
+import warnings
+from typing import Any
+
+from . import native, vmap
+
+log = logging.getLogger("jaxsde")
+
+EXECUTORS: dict[str, Any] = {"vmap": vmap, "native": native}
+AUTO = ("native", "vmap")  # the first that takes the chain
+
+
+def choose(wanted: str, chain: Any, state: Any, dtype: Any, platform: str) -> str:
+    """The executor that will run this chain: the one that is wanted, if it can, else the next that can. Says why."""
+    for name in AUTO if wanted == "auto" else (wanted, *(n for n in AUTO if n != wanted)):
+        reason = EXECUTORS[name].refuses(chain, state, dtype, platform)
+        if reason is None:
+            return name
+        if name == wanted:
+            warnings.warn(f"executor {name!r} cannot run this chain ({reason}); another one does", stacklevel=4)
+        else:
+            log.info("executor %s does not run this chain: %s", name, reason)
+    raise AssertionError("the last executor takes every chain")

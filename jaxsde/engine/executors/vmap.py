@@ -8,42 +8,29 @@ program serves every number of steps, and a chain's arithmetic is the same whate
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import PyTree
 
 from ... import random
 from ...types import Chain, Drawn, Draws, Statistic
+from .tile import Span, Tile, divergence_limit, number, observe
+from .xla import Program
 
 _BLOCK = 16  # steps whose draws are made together, fewer when one step needs many
 _BLOCK_DRAWS = 4096
 
 
-class Tile(NamedTuple):
-    """What a chunk advances: leaves [lanes, ...] for the chains, [rows, ...] for the accumulators."""
-
-    state: PyTree
-    accumulators: dict[str, PyTree]
-    alive: Any  # bool[lanes]
-    survived: Any  # uint32[lanes]: steps of this chunk that the chain completed
+def refuses(chain: Chain, state: Any, dtype: Any, platform: str) -> str | None:
+    """Why this executor cannot run a chain: there is no reason."""
+    return None
 
 
-class Span(NamedTuple):
-    """Which steps: those numbered [begin, end) from `clock`, the start of a sampling interval. Dynamic scalars."""
-
-    clock: random.Clock
-    begin: Any
-    end: Any
-    collect: Any  # whether the statistics see this chunk (false during burn-in)
-    intervals: Any  # sampling intervals that the span touches
-
-
-def divergence_limit(dtype: Any) -> float:
-    """A chain has diverged when a coordinate is NaN or beyond this: its square and a product of two are still finite."""
-    return float(jnp.finfo(dtype).max) ** 0.4
+def program(arguments: tuple, *, every: int, rows: int, platform: str) -> Program:
+    """The compiled program for tiles like this one."""
+    return Program(advance, arguments, platform, every=every, rows=rows)
 
 
 def schedule(every: int, draws: Draws) -> tuple[int, int, int]:
@@ -73,7 +60,7 @@ def advance(
     axis = 0 if chain.draws.indices else -1
     many, blocks, size = schedule(every, chain.draws)
     dt = jnp.asarray(chain.dt, dtype)
-    step_number = _number(span.clock, dtype)
+    step_number = number(span.clock, dtype)
 
     vstep = jax.vmap(chain.step, in_axes=(axis, axis, None), out_axes=axis)
     vposition = jax.vmap(chain.position, in_axes=axis, out_axes=0)
@@ -105,12 +92,7 @@ def advance(
         time = (step_number + finished.astype(dtype)) * dt
 
         def update(acc: dict) -> dict:
-            x = vposition(state)
-            x, live = x.reshape(rows, -1, x.shape[-1]), alive.reshape(rows, -1)
-            return {
-                name: jax.vmap(lambda a, xr, lr, s=s: s.update(a, time, xr, lr))(acc[name], x, live)
-                for name, s in statistics.items()
-            }
+            return observe(statistics, acc, time, vposition(state), alive, rows)
 
         return lax.cond(due, update, lambda acc: acc, accumulators) if statistics else accumulators
 
@@ -149,8 +131,3 @@ def advance(
 
 def _along(mask: Any, leaf: Any, axis: int) -> Any:
     return mask if axis == -1 else mask.reshape(mask.shape + (1,) * (leaf.ndim - 1))
-
-
-def _number(clock: random.Clock, dtype: Any) -> Any:
-    """The step number as a float: the time of a time-dependent drift needs no more."""
-    return clock.step[0].astype(dtype) + clock.step[1].astype(dtype) * jnp.asarray(2.0**32, dtype)

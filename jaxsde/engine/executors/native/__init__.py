@@ -1,0 +1,217 @@
+"""The executor for CPUs that compiles the user's own step: the graph of its scalars, printed as LLVM IR over vectors of
+chains, with the draws inside.
+
+The steps run without Python's lock, one thread a tile. Where the statistics look, the positions go to a buffer in the cache,
+which XLA reads when it is full.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from ..scalar import Unsupported, block
+from ..tile import Span, Tile, divergence_limit, number, observe
+from ..xla import compiled, memory_bytes
+from . import build, floats, kernel
+
+_BUFFER_BYTES = 1 << 19  # of positions, between two looks of the statistics
+_SAMPLES = 64
+_ARGUMENTS = (*[ctypes.c_void_p] * 8, ctypes.c_int64, ctypes.c_uint32, ctypes.c_uint32, *[ctypes.c_int64] * 4)
+
+
+def refuses(chain: Any, state: Any, dtype: Any, platform: str) -> str | None:
+    """Why this executor cannot run a chain, None if it can. `state` is like one chain's."""
+    if platform != "cpu":
+        return f"it is for CPUs, and the device is {platform}"
+    if why := build.missing():
+        return why
+    try:
+        _code(chain, state, np.dtype(dtype))
+    except Unsupported as error:
+        return str(error)
+    return None
+
+
+def program(arguments: tuple, *, every: int, rows: int, platform: str) -> Program:
+    """The compiled program for tiles like this one."""
+    chain, statistics, _, _, span, tile = arguments
+    one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(np.shape(a)[1:], a.dtype), tile.state)
+    dtype = _position(chain, one).dtype
+    return Program(_code(chain, one, dtype), chain, statistics, span, tile, dtype, every, rows)
+
+
+class _Code:
+    """The machine code of one structure of chain, and how its arguments are laid out."""
+
+    def __init__(self, chain: Any, state: Any, dtype: np.dtype):
+        traced = block.trace(chain, state, dtype)
+        where, limit = build.machine(), divergence_limit(dtype)
+        self.lanes = where.lanes(dtype.itemsize)
+        fast, masked = (block.steps(traced, limit, m, floats.FUNCTIONS) for m in (False, True))
+        self.source = kernel.source(fast, masked, self.lanes, where.attributes)
+        self.built = build.build(self.source)
+        self.function = ctypes.CFUNCTYPE(None, *_ARGUMENTS)(self.built.address("advance"))
+        self.dim = len(fast.positions[0])
+
+
+_codes: OrderedDict[Any, _Code | Unsupported] = OrderedDict()
+_KEPT_CODES = 64
+
+
+def _code(chain: Any, state: Any, dtype: np.dtype) -> _Code:
+    """The code for a structure of chain; what could not be printed once is not tried again."""
+    leaves, structure = jax.tree.flatten((chain, state))
+    wide_types = bool(jax.config.jax_enable_x64)  # pyright: ignore[reportAttributeAccessIssue]
+    key = (structure, tuple((np.shape(a), np.dtype(a.dtype)) for a in leaves), dtype, wide_types)
+    if key not in _codes:
+        try:
+            _codes[key] = _Code(chain, state, dtype)
+        except Unsupported as error:
+            _codes[key] = error
+        while len(_codes) > _KEPT_CODES:
+            _codes.popitem(last=False)
+    _codes.move_to_end(key)
+    found = _codes[key]
+    if isinstance(found, Unsupported):
+        raise found
+    return found
+
+
+class Program:
+    """The code together with the statistics, for one shape of tile."""
+
+    def __init__(
+        self, code: _Code, chain: Any, statistics: dict, span: Span, tile: Tile, dtype: Any, every: int, rows: int
+    ):
+        self.code, self.dtype, self.every, self.rows = code, np.dtype(dtype), every, rows
+        self.lanes = len(tile.alive)
+        each = self.lanes * code.dim * self.dtype.itemsize
+        self.samples = max(1, min(_SAMPLES, _BUFFER_BYTES // each)) if statistics else 1
+        self.look, self.bytes = None, 4 * each
+        if statistics:
+            shapes = [
+                jax.ShapeDtypeStruct((self.samples, code.dim, self.lanes), self.dtype),
+                jax.ShapeDtypeStruct((self.samples, self.lanes), bool),
+                jax.ShapeDtypeStruct((), np.int32),
+                jax.ShapeDtypeStruct((), np.int32),
+            ]
+            jitted = jax.jit(functools.partial(_look, every=every, rows=rows))
+            self.look = compiled(jitted.lower(chain, statistics, tile.accumulators, span.clock, *shapes), "cpu")
+            memory = self.look.memory_analysis()
+            self.bytes += memory_bytes(memory) if memory is not None else 0
+
+    def bind(self, shared: tuple, words: Any, span: Span) -> Callable[[tuple, Tile], Tile]:
+        chain, statistics = shared
+        tables = [_table(leaf) for leaf in jax.tree.leaves(chain)]
+        return lambda ids, tile: self._advance(chain, statistics, tables, words, span, ids, tile)
+
+    def _advance(self, chain: Any, statistics: Any, tables: list, words: Any, span: Span, ids: Any, tile: Tile) -> Tile:
+        alive = np.array(tile.alive, bool)
+        if not alive.any():
+            return tile
+        leaves, structure = jax.tree.flatten(tile.state)
+        rows = [
+            np.array(np.reshape(leaf, (self.lanes, -1)).T, kernel.row_bytes(leaf.dtype), order="C") for leaf in leaves
+        ]
+        # A frozen lane (or an empty one) runs along as a copy of a living one, so that whole vectors go the fast way.
+        frozen = np.flatnonzero(~alive)
+        kept = [r[:, frozen] for r in rows]
+        for r in rows:
+            r[:, frozen] = r[:, [np.flatnonzero(alive)[0]]]
+        held = Tile(rows, tile.accumulators, np.ones(self.lanes, np.uint8), np.array(tile.survived, np.uint32))
+        accumulators = self._run(chain, statistics, tables, words, span, ids, held, alive)
+        for r, old in zip(rows, kept, strict=True):
+            r[:, frozen] = old
+        survived = np.where(alive, held.survived, tile.survived)
+        back = [
+            np.ascontiguousarray(r.T).reshape(np.shape(leaf)).astype(leaf.dtype, copy=False)
+            for r, leaf in zip(rows, leaves, strict=True)
+        ]
+        return Tile(structure.unflatten(back), accumulators, alive & (held.alive != 0), survived)
+
+    def _run(
+        self, chain: Any, statistics: Any, tables: list, words: Any, span: Span, ids: Any, held: Tile, alive: np.ndarray
+    ) -> Any:
+        """The kernel over the span, and the statistics whenever the buffer is full."""
+        out = np.empty((self.samples, self.code.dim, self.lanes), self.dtype)
+        seen = np.empty((self.samples, self.lanes), np.uint8)
+        clock = int(span.clock.step[0]) + (int(span.clock.step[1]) << 32)
+        step, last = int(span.begin), int(span.end)
+        state, shared = _pointers([row for r in held.state for row in r]), _pointers(tables)
+        accumulators, looking = held.accumulators, self.look is not None and bool(span.collect)
+        never = 1 << 62
+        while step < last:
+            first_look = (step // self.every + 1) * self.every  # counted from the clock
+            stop = min(last, first_look + (self.samples - 1) * self.every) if looking else last
+            due = (stop - first_look) // self.every + 1 if looking and stop >= first_look else 0
+            self.code.function(
+                ctypes.addressof(state), ctypes.addressof(shared), ids[0].ctypes.data, ids[1].ctypes.data,
+                held.alive.ctypes.data, held.survived.ctypes.data, out.ctypes.data, seen.ctypes.data, self.lanes,
+                int(words[0]), int(words[1]), clock + step, clock + stop, first_look - step if looking else never,
+                self.every if looking else never,
+            )  # fmt: skip
+            if due:
+                assert self.look is not None
+                lived = (seen != 0) & alive
+                accumulators = self.look(
+                    chain, statistics, accumulators, span.clock, out, lived, np.int32(first_look), np.int32(due)
+                )
+                jax.block_until_ready(accumulators)  # before the buffer is written again
+            step = stop
+        return accumulators
+
+
+def _look(
+    chain: Any,
+    statistics: Any,
+    accumulators: Any,
+    clock: Any,
+    out: Any,
+    alive: Any,
+    first: Any,
+    due: Any,
+    *,
+    every: int,
+    rows: int,
+) -> Any:
+    """The statistics see `due` samples of the buffer, the first taken `first` steps after the clock."""
+    dtype = out.dtype
+    dt, begin = jnp.asarray(chain.dt, dtype), number(clock, dtype)
+
+    def one(i: Any, accumulators: Any) -> Any:
+        time = (begin + (first + i * every).astype(dtype)) * dt
+        x = lax.dynamic_index_in_dim(out, i, keepdims=False).T
+        return observe(statistics, accumulators, time, x, lax.dynamic_index_in_dim(alive, i, keepdims=False), rows)
+
+    return lax.fori_loop(0, due, one, accumulators)
+
+
+def _position(chain: Any, state: Any) -> Any:
+    return jax.eval_shape(lambda c, s: c.position(s), chain, state)
+
+
+def _table(leaf: Any) -> np.ndarray:
+    """An array that chains share as the kernel reads it: rows that start where vectors do, and room behind the last one."""
+    array = np.asarray(leaf)
+    array = array.astype(kernel.row_bytes(array.dtype), copy=False)
+    stride = block.row_stride(array.shape)
+    count = array.shape[0] if array.ndim else 1
+    raw = np.zeros(count * stride + 16 + 64 // array.itemsize, array.dtype)
+    start = -raw.ctypes.data % 64 // array.itemsize
+    rows = raw[start : start + count * stride]
+    if array.size:
+        rows.reshape(count, -1)[:, : array.size // count] = array.reshape(count, -1)
+    return rows
+
+
+def _pointers(arrays: list[np.ndarray]) -> Any:
+    return (ctypes.c_void_p * max(1, len(arrays)))(*(a.ctypes.data for a in arrays))

@@ -1,0 +1,259 @@
+"""The loop around the steps: vectors of chains, blocks of steps, and the positions that the statistics ask for.
+
+    for each vector of chains:
+        for each block of steps:            the draws of the block, then its steps, in registers
+            a whole block, and every chain stays inside the limit:  take it
+            otherwise:                      take it again, step by step, each under its mask
+
+A chain's numbers are the same by either way, so they do not depend on the chains beside it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..scalar.block import Steps
+from ..scalar.graph import Node
+from .vectors import TYPES, Printer, Writer
+
+ARGUMENTS = (
+    "ptr noalias %state, ptr noalias %tables, ptr noalias %chain0, ptr noalias %chain1, ptr noalias %alive, "
+    "ptr noalias %survived, ptr noalias %out, ptr noalias %out_alive, i64 %chains, i32 %key0, i32 %key1, i64 %first, "
+    "i64 %last, i64 %until, i64 %every"
+)
+
+
+def source(fast: Steps, masked: Steps, lanes: int, attributes: str) -> str:
+    """The module, as text: one function `advance`. Its arguments (`ARGUMENTS`):
+
+    state, tables      pointers to the rows of the state, [chains] each, and to the arrays that chains share
+    chain0, chain1     the two words of each chain's number
+    alive, survived    bytes and uint32, read and written
+    out, out_alive     positions [samples, d, chains] and whether the chain lived, bytes [samples, chains]
+    first … last       the steps to take; the statistics look `until` steps after `first`, then every `every` steps
+    """
+    return _Kernel(fast, masked, lanes, attributes).text()
+
+
+class _Kernel:
+    def __init__(self, fast: Steps, masked: Steps, lanes: int, attributes: str):
+        self.fast, self.masked, self.lanes, self.attributes = fast, masked, lanes, attributes
+        self.preamble, self.body = Writer(lanes), Writer(lanes)
+        self.body.declarations, self.body.helpers = self.preamble.declarations, self.preamble.helpers
+        self.preamble.fresh = 1_000_000  # names of the two writers stay apart
+        self.rows: dict[int, str] = {}
+        self.loaded: dict[int, str] = {}
+        self.rooms = 0
+
+    def text(self) -> str:
+        b, p = self.body, self.preamble
+        dims, size = len(self.fast.positions[0]), len(self.fast.state)
+        kinds = [b.vector(TYPES[n.dtype.name]) for n in self.fast.state]
+        u32, bytes_ = b.vector("i32"), b.vector("i8")
+        for r in range(size):
+            place = p.let(f"getelementptr ptr, ptr %state, i64 {r}")
+            self.rows[r] = p.let(f"load ptr, ptr {place}")
+        length = self.fast.length
+        p.line(f"%start = and i64 %first, {-length}")
+        p.line("%empty = icmp sge i64 %first, %last")
+
+        b.label("vector")
+        b.line("%i = phi i64 [ 0, %entry ], [ %i.next, %store ]")
+        before = []
+        for r, kind in enumerate(kinds):
+            place = b.let(f"getelementptr {_stored(self.fast.state[r])}, ptr {self.rows[r]}, i64 %i")
+            before.append(self._load(kind, place))
+        chain = [self._load(u32, b.let(f"getelementptr i32, ptr %chain{w}, i64 %i")) for w in (0, 1)]
+        survived0 = self._load(u32, b.let("getelementptr i32, ptr %survived, i64 %i"))
+        alive0 = self._flags(b.let("getelementptr i8, ptr %alive, i64 %i"))
+        b.line("br label %block")
+
+        b.label("block")
+        state = [f"%s{r}" for r in range(size)]
+        for r, kind in enumerate(kinds):
+            b.line(f"{state[r]} = phi {kind} [ {before[r]}, %vector ], [ %s{r}.next, %latch ]")
+        b.line(f"%living = phi {b.vector('i1')} [ {alive0}, %vector ], [ %living.next, %latch ]")
+        b.line(f"%done = phi {u32} [ {survived0}, %vector ], [ %done.next, %latch ]")
+        b.line("%step = phi i64 [ %start, %vector ], [ %step.next, %latch ]")
+        b.line("%wait = phi i64 [ %until, %vector ], [ %wait.next, %latch ]")
+        b.line("%slot = phi i64 [ 0, %vector ], [ %slot.next, %latch ]")
+        b.line(f"%step.next = add i64 %step, {length}")
+        b.line("%clock0 = trunc i64 %step to i32")
+        b.line(f"%clock1 = trunc i64 {b.let('lshr i64 %step, 32')} to i32")
+        numbers = [b.let(f"uitofp i64 {b.let(f'add i64 %step, {j}')} to {self._real()}") for j in range(length)]
+        begun = b.let("icmp sge i64 %step, %first")
+        ends = b.let("icmp sle i64 %step.next, %last")
+        whole = b.let(f"and i1 {begun}, {ends}")
+        all_alive = self._all("%living")
+        b.line(f"br i1 {b.let(f'and i1 {whole}, {all_alive}')}, label %fast, label %masked")
+
+        known = {
+            "state": state,
+            "key": ["%key0", "%key1"],
+            "chain": chain,
+            "clock": ["%clock0", "%clock1"],
+            "number": numbers,
+        }
+        b.label("fast")
+        fast_after, wait, slot = self._fast(known, dims)
+        kept = self._all(self._need(self.fast_printer, [self.fast.alive])[0])
+        add = b.let(f"add {u32} %done, splat (i32 {length})")
+        b.line(f"br i1 {kept}, label %fast.end, label %masked")
+        b.label("fast.end")
+        b.line("br label %latch")
+
+        b.label("masked")
+        after, alive, survived, wait_masked, slot_masked = self._masked(known, dims)
+        b.line("br label %masked.end")
+        b.label("masked.end")
+        b.line("br label %latch")
+
+        b.label("latch")
+        for r, kind in enumerate(kinds):
+            b.line(f"%s{r}.next = phi {kind} [ {fast_after[r]}, %fast.end ], [ {after[r]}, %masked.end ]")
+        b.line(f"%living.next = phi {b.vector('i1')} [ %living, %fast.end ], [ {alive}, %masked.end ]")
+        b.line(f"%done.next = phi {u32} [ {add}, %fast.end ], [ {survived}, %masked.end ]")
+        b.line(f"%wait.next = phi i64 [ {wait}, %fast.end ], [ {wait_masked}, %masked.end ]")
+        b.line(f"%slot.next = phi i64 [ {slot}, %fast.end ], [ {slot_masked}, %masked.end ]")
+        b.line("%more = icmp slt i64 %step.next, %last")
+        b.line("br i1 %more, label %block, label %store")
+
+        b.label("store")
+        for r, kind in enumerate(kinds):
+            place = b.let(f"getelementptr {_stored(self.fast.state[r])}, ptr {self.rows[r]}, i64 %i")
+            self._store(kind, f"%s{r}.next", place)
+        self._store(u32, "%done.next", b.let("getelementptr i32, ptr %survived, i64 %i"))
+        flags = b.let(f"zext {b.vector('i1')} %living.next to {bytes_}")
+        b.line(f"store {bytes_} {flags}, ptr {b.let('getelementptr i8, ptr %alive, i64 %i')}, align 1")
+        b.line(f"%i.next = add i64 %i, {self.lanes}")
+        b.line("%again = icmp slt i64 %i.next, %chains")
+        b.line("br i1 %again, label %vector, label %exit")
+        b.label("exit")
+        b.line("ret void")
+
+        lines = [
+            *self.preamble.helpers.values(),
+            f"define void @advance({ARGUMENTS}) #0 {{",
+            "entry:",
+            *p.lines,
+            "  br i1 %empty, label %exit, label %vector",
+            *b.lines,
+            "}",
+            *self.preamble.declarations.values(),
+            f"attributes #0 = {{ nounwind {self.attributes} }}",
+            "!0 = !{}",
+        ]
+        return "\n".join(lines) + "\n"
+
+    def _fast(self, known: dict[str, list[str]], dims: int) -> tuple[list[str], str, str]:
+        """A block of steps without masks: where it leaves the state, and the place in the schedule of the statistics."""
+        b, steps = self.body, self.fast
+        self.fast_printer = Printer(steps.graph, b, self.preamble, _inputs(steps, known), self._table, self._room)
+        wait, slot = "%wait", "%slot"
+        for j, position in enumerate(steps.positions):
+            at = self._need(self.fast_printer, position)
+            due = b.let(f"icmp eq i64 {wait}, 1")
+            wait, slot = self._sample(f"fast{j}", due, at, position, slot, wait, None)
+        return self._need(self.fast_printer, steps.after), wait, slot
+
+    def _masked(self, known: dict[str, list[str]], dims: int) -> tuple[list[str], str, str, str, str]:
+        """The same step by step: a step that is not of this launch, or that a chain does not survive, is not taken."""
+        b, steps = self.body, self.masked
+        going = []
+        for j in range(steps.length):
+            now = b.let(f"add i64 %step, {j}")
+            going.append(b.let(f"and i1 {b.let(f'icmp sge i64 {now}, %first')}, {b.let(f'icmp slt i64 {now}, %last')}"))
+        inputs = _inputs(steps, known | {"alive": ["%living"], "survived": ["%done"], "going": going})
+        printer = Printer(steps.graph, b, self.preamble, inputs, self._table, self._room)
+        wait, slot = "%wait", "%slot"
+        for j, position in enumerate(steps.positions):
+            at = self._need(printer, position)
+            living = self._need(printer, [steps.alives[j]])[0]
+            due = b.let(f"and i1 {going[j]}, {b.let(f'icmp eq i64 {wait}, 1')}")
+            after, slot = self._sample(f"masked{j}", due, at, position, slot, wait, living)
+            wait = b.let(f"select i1 {going[j]}, i64 {after}, i64 {wait}")
+        assert steps.survived is not None
+        alive, survived = self._need(printer, [steps.alive, steps.survived])
+        return self._need(printer, steps.after), alive, survived, wait, slot
+
+    def _sample(
+        self, label: str, due: str, values: list[str], position: list[Node], slot: str, wait: str, living: str | None
+    ) -> tuple[str, str]:
+        """Writes the positions if they are due; the new wait and the new slot."""
+        b = self.body
+        less = b.let(f"sub i64 {wait}, 1")
+        new_wait = b.let(f"select i1 {due}, i64 %every, i64 {less}")
+        new_slot = b.let(f"add i64 {slot}, {b.let(f'zext i1 {due} to i64')}")
+        b.line(f"br i1 {due}, label %{label}.sample, label %{label}.next")
+        b.label(f"{label}.sample")
+        scalar = TYPES[position[0].dtype.name]
+        for d, value in enumerate(values):
+            row = b.let(f"add i64 {b.let(f'mul i64 {slot}, {len(values)}')}, {d}")
+            place = b.let(f"add i64 {b.let(f'mul i64 {row}, %chains')}, %i")
+            self._store(b.vector(scalar), value, b.let(f"getelementptr {scalar}, ptr %out, i64 {place}"))
+        place = b.let(f"add i64 {b.let(f'mul i64 {slot}, %chains')}, %i")
+        flags = "splat (i8 1)" if living is None else b.let(f"zext {b.vector('i1')} {living} to {b.vector('i8')}")
+        b.line(
+            f"store {b.vector('i8')} {flags}, ptr {b.let(f'getelementptr i8, ptr %out_alive, i64 {place}')}, align 1"
+        )
+        b.line(f"br label %{label}.next")
+        b.label(f"{label}.next")
+        return new_wait, new_slot
+
+    def _need(self, printer: Printer, nodes: list[Node]) -> list[str]:
+        names = printer.need(nodes)
+        printer.forget()
+        return names
+
+    def _load(self, kind: str, place: str) -> str:
+        if kind.endswith("x i1>"):
+            return self._flags(place)
+        return self.body.let(f"load {kind}, ptr {place}, align 4")
+
+    def _store(self, kind: str, value: str, place: str) -> None:
+        if kind.endswith("x i1>"):
+            value = self.body.let(f"zext {kind} {value} to {self.body.vector('i8')}")
+            kind = self.body.vector("i8")
+        self.body.line(f"store {kind} {value}, ptr {place}, align {1 if kind.endswith('i8>') else 4}")
+
+    def _flags(self, place: str) -> str:
+        kind = self.body.vector("i8")
+        return self.body.let(f"icmp ne {kind} {self.body.let(f'load {kind}, ptr {place}, align 1')}, zeroinitializer")
+
+    def _all(self, flags: str) -> str:
+        bits = f"i{self.lanes}"
+        packed = self.body.let(f"bitcast {self.body.vector('i1')} {flags} to {bits}")
+        return self.body.let(f"icmp eq {bits} {packed}, -1")
+
+    def _real(self) -> str:
+        return TYPES[self.fast.positions[0][0].dtype.name]
+
+    def _table(self, leaf: int) -> str:
+        if leaf not in self.loaded:
+            place = self.preamble.let(f"getelementptr ptr, ptr %tables, i64 {leaf}")
+            self.loaded[leaf] = self.preamble.let(f"load ptr, ptr {place}")
+        return self.loaded[leaf]
+
+    def _room(self, scalar: str, entries: int) -> str:
+        """Room on the stack."""
+        return self.preamble.let(f"alloca [{entries} x {scalar}], align 64")
+
+
+def _inputs(steps: Steps, known: dict[str, list[str]]) -> dict[Node, str]:
+    found = {}
+    for node in steps.graph.nodes.values():
+        if node.op in known and node.op != "entry":
+            found[node] = known[node.op][node.args[0] if node.args else 0]
+    return found
+
+
+def _stored(node: Node) -> str:
+    kind = TYPES[node.dtype.name]
+    return "i8" if kind == "i1" else kind
+
+
+def row_bytes(dtype: Any) -> np.dtype:
+    """How one entry of a state is kept: flags as bytes."""
+    return np.dtype(np.uint8) if np.dtype(dtype).kind == "b" else np.dtype(dtype)

@@ -1,0 +1,401 @@
+"""Nodes of a graph as LLVM IR: a node that differs between chains is a vector of `lanes` chains, any other a scalar."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from ..scalar.graph import CHAIN, CONSTANT, Graph, Node, Unsupported, ordered
+
+TYPES = {
+    "float32": "float", "float64": "double", "bool": "i1", "int8": "i8", "uint8": "i8", "int16": "i16", "uint16": "i16",
+    "int32": "i32", "uint32": "i32", "int64": "i64", "uint64": "i64",
+}  # fmt: skip
+_FLOAT = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv", "rem": "frem"}
+_INTEGER = {"add": "add", "sub": "sub", "mul": "mul", "and": "and", "or": "or", "xor": "xor"}
+_ORDERED = {"eq": "oeq", "ne": "une", "lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge"}
+_INTRINSIC = {
+    "sqrt": "sqrt",
+    "floor": "floor",
+    "ceil": "ceil",
+    "rint": "roundeven",
+    "copysign": "copysign",
+    "fma": "fma",
+}
+# What the C library has, called chain by chain: for functions without a formula of their own, and for float64.
+LIBRARY = {
+    "exp": "exp", "exp2": "exp2", "log": "log", "log1p": "log1p", "expm1": "expm1", "tanh": "tanh", "sin": "sin", "cos": "cos",
+    "tan": "tan", "asin": "asin", "acos": "acos", "atan": "atan", "sinh": "sinh", "cosh": "cosh", "asinh": "asinh",
+    "acosh": "acosh", "atanh": "atanh", "erf": "erf", "erfc": "erfc", "lgamma": "lgamma", "cbrt": "cbrt", "pow": "pow",
+    "atan2": "atan2",
+}  # fmt: skip
+
+
+class Writer:
+    """Lines of one function. Values are named by their node; `inputs` gives the names of nodes that are there already."""
+
+    def __init__(self, lanes: int):
+        self.lanes = lanes
+        self.lines: list[str] = []
+        self.declarations: dict[str, str] = {}
+        self.helpers: dict[str, str] = {}
+        self.fresh = 0
+
+    def name(self) -> str:
+        self.fresh += 1
+        return f"%v{self.fresh}"
+
+    def line(self, text: str) -> None:
+        self.lines.append(f"  {text}")
+
+    def let(self, text: str) -> str:
+        name = self.name()
+        self.lines.append(f"  {name} = {text}")
+        return name
+
+    def label(self, name: str) -> None:
+        self.lines.append(f"{name}:")
+
+    def vector(self, scalar: str) -> str:
+        return f"<{self.lanes} x {scalar}>"
+
+    def splat(self, scalar: str, value: str) -> str:
+        """All lanes the same."""
+        kind = self.vector(scalar)
+        first = self.let(f"insertelement {kind} poison, {scalar} {value}, i64 0")
+        return self.let(f"shufflevector {kind} {first}, {kind} poison, <{self.lanes} x i32> zeroinitializer")
+
+    def intrinsic(self, name: str, kind: str, *arguments: str, extra: str = "") -> str:
+        """A call of an LLVM intrinsic, all of whose arguments have the type of the result."""
+        suffix = f"v{self.lanes}{_short(kind)}" if kind.startswith("<") else _short(kind)
+        full = f"@llvm.{name}.{suffix}"
+        types = ", ".join([kind] * len(arguments)) + (", i1" if extra else "")
+        self.declarations[full] = f"declare {kind} {full}({types})"
+        given = ", ".join(f"{kind} {a}" for a in arguments) + (f", i1 {extra}" if extra else "")
+        return self.let(f"call {kind} {full}({given})")
+
+
+def _short(kind: str) -> str:
+    scalar = kind.split(" x ")[-1].rstrip(">")
+    return {"float": "f32", "double": "f64"}.get(scalar, scalar)
+
+
+def constant(node: Node) -> str:
+    """A literal in LLVM's words."""
+    value = node.value
+    if node.dtype.kind == "f":
+        return f"0x{np.float64(value).view(np.uint64):016X}"
+    return ("true" if value else "false") if node.dtype.kind == "b" else str(int(value))
+
+
+class Printer:
+    """Prints the nodes of one graph. `known` maps input nodes to names; constants of the launch go to `preamble`."""
+
+    def __init__(self, graph: Graph, body: Writer, preamble: Writer, known: dict[Node, str], table: Any, scratch: Any):
+        self.graph, self.body, self.preamble = graph, body, preamble
+        self.names = {node.number: name for node, name in known.items()}
+        self.splats: dict[int, str] = {}
+        self.table, self.scratch = table, scratch  # leaf -> pointer name; (type, entries) -> stack room
+        self.rows: dict[tuple, list[Node]] = {}
+        self.addresses: dict[int, list[str]] = {}
+        for node in graph.nodes.values():
+            if node.op == "row":
+                self.rows.setdefault((node.args[0], node.args[1].number, node.dtype), []).append(node)
+
+    def need(self, roots: Iterable[Node]) -> list[str]:
+        """Prints what the roots need and is not there yet; their names, as vectors."""
+        roots = list(roots)
+        for node in ordered(roots):
+            if node.number not in self.names and node.op != "literal":
+                self._print(node)
+        return [self.use(node, True) for node in roots]
+
+    def use(self, node: Node, wide: bool) -> str:
+        """The name of a value, spread over the lanes where a vector is wanted of a scalar."""
+        scalar = TYPES[node.dtype.name]
+        if node.op == "literal":
+            return f"splat ({scalar} {constant(node)})" if wide else constant(node)
+        name = self.names[node.number]
+        if not wide or node.rate == CHAIN:
+            return name
+        if node.number not in self.splats:
+            self.splats[node.number] = self.body.splat(scalar, name)
+        return self.splats[node.number]
+
+    def forget(self) -> None:
+        """What is spread from here on is spread anew: a value of one basic block need not reach the next."""
+        self.splats = {}
+
+    def _print(self, node: Node) -> None:
+        if node.op == "row" and node.rate == CHAIN:
+            return self._rows(node)
+        out = self.preamble if node.rate == CONSTANT else self.body
+        if node.op == "entry":
+            # read where it is used: the compiler folds the load into the arithmetic
+            out = self.body
+        wide = node.rate == CHAIN
+        self.names[node.number] = self._operation(out, node, wide)
+        return None
+
+    def _operand(self, out: Writer, node: Node, wide: bool) -> str:
+        """An operand; a table's entry that the preamble needs is read there."""
+        if out is self.preamble and node.op == "entry" and out is not self.body:
+            return self._entry(out, node)
+        return self.use(node, wide)
+
+    def _entry(self, out: Writer, node: Node) -> str:
+        leaf, at = node.args
+        kind = TYPES[node.dtype.name]
+        stored = "i8" if kind == "i1" else kind
+        place = out.let(f"getelementptr {stored}, ptr {self.table(leaf)}, i64 {at}")
+        value = out.let(f"load {stored}, ptr {place}, !invariant.load !0")
+        return out.let(f"trunc i8 {value} to i1") if kind == "i1" else value
+
+    def _operation(self, out: Writer, node: Node, wide: bool) -> str:
+        op, dtype = node.op, node.dtype
+        if op == "entry":
+            return self._entry(out, node)
+        if op == "row":  # the index is the same for all chains
+            leaf, base, static = node.args
+            index = out.let(f"sext i32 {self._operand(out, base, False)} to i64")
+            place = out.let(f"getelementptr {TYPES[dtype.name]}, ptr {self.table(leaf)}, i64 {index}")
+            place = out.let(f"getelementptr {TYPES[dtype.name]}, ptr {place}, i64 {static}")
+            return out.let(f"load {TYPES[dtype.name]}, ptr {place}, !invariant.load !0")
+        kind = out.vector(TYPES[dtype.name]) if wide else TYPES[dtype.name]
+        args = [self._operand(out, a, wide) for a in node.args if isinstance(a, Node)]
+        first = node.args[0].dtype if node.args and isinstance(node.args[0], Node) else dtype
+        given = out.vector(TYPES[first.name]) if wide else TYPES[first.name]
+        return _emit(out, op, dtype, first, kind, given, args, wide)
+
+    def _rows(self, node: Node) -> None:
+        """All entries that a chain reads of one row, at once: rows of several chains, turned into vectors of chains."""
+        leaf, base, dtype = node.args[0], node.args[1], node.dtype
+        group = sorted(self.rows[leaf, base.number, dtype], key=lambda n: n.args[2])
+        group = [n for n in group if n.number not in self.names]
+        out, scalar, lanes = self.body, TYPES[dtype.name], self.body.lanes
+        pointers = self._pointers(leaf, base, scalar)
+        while group:
+            start = group[0].args[2]
+            width = 1
+            while width < lanes and any(n.args[2] >= start + width for n in group):
+                width *= 2
+            inside = [n for n in group if n.args[2] < start + width]
+            group = group[len(inside) :]
+            if width < 4 or scalar not in ("float", "i32", "double", "i64"):
+                inside, rest = inside[:1], inside[1:]
+                group, width = rest + group, 1
+            columns = _columns(out, scalar, pointers, start, width)
+            for n in inside:
+                self.names[n.number] = columns[n.args[2] - start]
+
+    def _pointers(self, leaf: int, base: Node, scalar: str) -> list[str]:
+        """Where each lane's row begins."""
+        out, lanes = self.body, self.body.lanes
+        if base.number not in self.addresses:
+            room = self.scratch("i32", lanes)
+            out.line(f"store {out.vector('i32')} {self.use(base, True)}, ptr {room}, align 64")
+            indices = []
+            for i in range(lanes):
+                place = out.let(f"getelementptr i32, ptr {room}, i64 {i}")
+                indices.append(out.let(f"sext i32 {out.let(f'load i32, ptr {place}')} to i64"))
+            self.addresses[base.number] = indices
+        stored = "i8" if scalar == "i1" else scalar
+        return [
+            out.let(f"getelementptr {stored}, ptr {self.table(leaf)}, i64 {i}") for i in self.addresses[base.number]
+        ]
+
+
+def _columns(out: Writer, scalar: str, pointers: list[str], start: int, width: int) -> list[str]:
+    """Columns start … start + width − 1 of the rows that the lanes point to, each a vector of lanes."""
+    lanes, kind = out.lanes, out.vector(scalar)
+    if width == 1:
+        stored = "i8" if scalar == "i1" else scalar
+        column = "poison"
+        for i, p in enumerate(pointers):
+            place = out.let(f"getelementptr {stored}, ptr {p}, i64 {start}")
+            value = out.let(f"load {stored}, ptr {place}, !invariant.load !0")
+            value = out.let(f"trunc i8 {value} to i1") if scalar == "i1" else value
+            column = out.let(f"insertelement {kind} {column}, {scalar} {value}, i64 {i}")
+        return [column]
+    narrow = f"<{width} x {scalar}>"
+    rows = []
+    for p in pointers:
+        place = out.let(f"getelementptr {scalar}, ptr {p}, i64 {start}")
+        rows.append(
+            out.let(f"load {narrow}, ptr {place}, align {4 if scalar in ('float', 'i32') else 8}, !invariant.load !0")
+        )
+    # rows k, k + width, k + 2 width, … side by side: vectors of `lanes` numbers, `width` of them
+    joined = []
+    for k in range(width):
+        parts, size = rows[k::width], width
+        while len(parts) > 1:
+            mask = ", ".join(f"i32 {i}" for i in range(2 * size))
+            kind_now = f"<{size} x {scalar}>"
+            parts = [
+                out.let(f"shufflevector {kind_now} {a}, {kind_now} {b}, <{2 * size} x i32> <{mask}>")
+                for a, b in zip(parts[::2], parts[1::2], strict=True)
+            ]
+            size *= 2
+        joined.append(parts[0])
+    stride = 1
+    while stride < width:
+        turned = list(joined)
+        low = [i if not i & stride else lanes + i - stride for i in range(lanes)]
+        high = [i + stride if not i & stride else lanes + i for i in range(lanes)]
+        for i in range(width):
+            if not i & stride:
+                for target, mask in ((i, low), (i + stride, high)):
+                    words = ", ".join(f"i32 {m}" for m in mask)
+                    turned[target] = out.let(
+                        f"shufflevector {kind} {joined[i]}, {kind} {joined[i + stride]}, <{lanes} x i32> <{words}>"
+                    )
+        joined, stride = turned, stride * 2
+    return joined
+
+
+def _emit(
+    out: Writer, op: str, dtype: np.dtype, first: np.dtype, kind: str, given: str, args: list[str], wide: bool
+) -> str:
+    """One operation; `kind` is the type of the result, `given` that of the operands."""
+    floating = first.kind == "f"
+    if op in _FLOAT and floating:
+        return out.let(f"{_FLOAT[op]} {kind} {args[0]}, {args[1]}")
+    if op in _INTEGER and not floating:
+        return out.let(f"{_INTEGER[op]} {kind} {args[0]}, {args[1]}")
+    if op in ("div", "rem"):
+        return _divide(out, op, first.kind == "u", kind, args, first.itemsize * 8, wide)
+    if op in _ORDERED:
+        word = _ORDERED[op] if floating else op if op in ("eq", "ne") else ("s" if first.kind == "i" else "u") + op
+        return out.let(f"{'fcmp' if floating else 'icmp'} {word} {given} {args[0]}, {args[1]}")
+    if op == "select":
+        chosen = out.vector("i1") if wide else "i1"
+        return out.let(f"select {chosen} {args[0]}, {kind} {args[1]}, {kind} {args[2]}")
+    if op in _INTRINSIC:
+        return out.intrinsic(_INTRINSIC[op], kind, *args)
+    if op == "neg":
+        return out.let(f"fneg {kind} {args[0]}") if floating else out.let(f"sub {kind} {_zero(kind)}, {args[0]}")
+    if op == "abs":
+        return out.intrinsic("fabs", kind, *args) if floating else out.intrinsic("abs", kind, *args, extra="false")
+    if op in ("max", "min"):
+        return _extreme(out, op, first, kind, args, wide)
+    if op == "not":
+        return out.let(f"xor {kind} {args[0]}, {_all_ones(out, kind, wide)}")
+    if op == "bitcast":
+        return out.let(f"bitcast {given} {args[0]} to {kind}")
+    if op == "convert":
+        return _convert(out, first, dtype, given, kind, args[0], wide)
+    if op in ("shl", "shr", "sar"):
+        word = {"shl": "shl", "shr": "lshr", "sar": "ashr"}[op]
+        bits = first.itemsize * 8
+        spread = lambda v: f"splat ({TYPES[first.name]} {v})" if wide else str(v)  # noqa: E731
+        if args[1].lstrip("-").isdigit() or args[1].startswith("splat"):
+            return out.let(f"{word} {kind} {args[0]}, {args[1]}")
+        inside = out.let(f"icmp ult {kind} {args[1]}, {spread(bits)}")
+        by = out.let(f"and {kind} {args[1]}, {spread(bits - 1)}")
+        shifted = out.let(f"{word} {kind} {args[0]}, {by}")
+        beyond = out.let(f"ashr {kind} {args[0]}, {spread(bits - 1)}") if op == "sar" else _zero(kind)
+        return out.let(f"select {out.vector('i1') if wide else 'i1'} {inside}, {kind} {shifted}, {kind} {beyond}")
+    if op == "mulhi":
+        return _high_product(out, first, kind, args, wide)
+    if op in ("population_count", "clz"):
+        return (
+            out.intrinsic("ctpop", kind, *args)
+            if op == "population_count"
+            else out.intrinsic("ctlz", kind, *args, extra="false")
+        )
+    if op in LIBRARY and floating:
+        return _library(out, op, first, kind, args, wide)
+    raise Unsupported(f"the operation {op} on {first}")
+
+
+def _zero(kind: str) -> str:
+    return "zeroinitializer" if kind.startswith("<") else "0"
+
+
+def _all_ones(out: Writer, kind: str, wide: bool) -> str:
+    scalar = kind.split(" x ")[-1].rstrip(">")
+    value = "true" if scalar == "i1" else "-1"
+    return f"splat ({scalar} {value})" if wide else value
+
+
+def _extreme(out: Writer, op: str, first: np.dtype, kind: str, args: list[str], wide: bool) -> str:
+    if first.kind == "b":
+        return out.let(f"{'or' if op == 'max' else 'and'} {kind} {args[0]}, {args[1]}")
+    if first.kind in "iu":
+        return out.intrinsic(("s" if first.kind == "i" else "u") + op, kind, *args)
+    # NaN from either side goes through
+    flag = out.vector("i1") if wide else "i1"
+    beyond = out.let(f"fcmp {'ogt' if op == 'max' else 'olt'} {kind} {args[0]}, {args[1]}")
+    if args[0].startswith(("splat", "0x")):
+        return out.let(f"select {flag} {beyond}, {kind} {args[0]}, {kind} {args[1]}")
+    unknown = out.let(f"fcmp uno {kind} {args[0]}, {args[0]}")
+    either = out.let(f"or {flag} {beyond}, {unknown}")
+    return out.let(f"select {flag} {either}, {kind} {args[0]}, {kind} {args[1]}")
+
+
+def _convert(out: Writer, old: np.dtype, new: np.dtype, given: str, kind: str, x: str, wide: bool) -> str:
+    if old.kind == "f" and new.kind == "f":
+        return out.let(f"{'fpext' if new.itemsize > old.itemsize else 'fptrunc'} {given} {x} to {kind}")
+    if old.kind == "f":
+        name = f"fpto{'si' if new.kind == 'i' else 'ui'}.sat"
+        short = lambda k: f"v{out.lanes}{_short(k)}" if wide else _short(k)  # noqa: E731
+        full = f"@llvm.{name}.{short(kind)}.{short(given)}"
+        out.declarations[full] = f"declare {kind} {full}({given})"
+        return out.let(f"call {kind} {full}({given} {x})")
+    if new.kind == "f":
+        return out.let(f"{'sitofp' if old.kind == 'i' else 'uitofp'} {given} {x} to {kind}")
+    if new.itemsize == old.itemsize:
+        return x
+    word = "trunc" if new.itemsize < old.itemsize else "sext" if old.kind == "i" else "zext"
+    return out.let(f"{word} {given} {x} to {kind}")
+
+
+def _divide(out: Writer, op: str, unsigned: bool, kind: str, args: list[str], bits: int, wide: bool) -> str:
+    """As XLA: x / 0 = −1 and x rem 0 = x; the least integer over −1 is itself, with remainder 0."""
+    scalar, flag = f"i{bits}", out.vector("i1") if wide else "i1"
+    spread = lambda v: f"splat ({scalar} {v})" if wide else str(v)  # noqa: E731
+    by_zero = out.let(f"icmp eq {kind} {args[1]}, {spread(0)}")
+    bad = by_zero
+    if not unsigned:
+        least = out.let(f"icmp eq {kind} {args[0]}, {spread(-(1 << (bits - 1)))}")
+        minus = out.let(f"icmp eq {kind} {args[1]}, {spread(-1)}")
+        bad = out.let(f"or {flag} {by_zero}, {out.let(f'and {flag} {least}, {minus}')}")
+    safe = out.let(f"select {flag} {bad}, {kind} {spread(1)}, {kind} {args[1]}")
+    result = out.let(f"{'u' if unsigned else 's'}{op} {kind} {args[0]}, {safe}")
+    instead = spread(-1) if op == "div" else args[0]
+    return out.let(f"select {flag} {by_zero}, {kind} {instead}, {kind} {result}")
+
+
+def _high_product(out: Writer, first: np.dtype, kind: str, args: list[str], wide: bool) -> str:
+    bits = first.itemsize * 8
+    double = out.vector(f"i{2 * bits}") if wide else f"i{2 * bits}"
+    word = "zext" if first.kind == "u" else "sext"
+    x, y = (out.let(f"{word} {kind} {a} to {double}") for a in args)
+    product = out.let(f"mul {double} {x}, {y}")
+    by = f"splat (i{2 * bits} {bits})" if wide else str(bits)
+    return out.let(f"trunc {double} {out.let(f'lshr {double} {product}, {by}')} to {kind}")
+
+
+def _library(out: Writer, op: str, dtype: np.dtype, kind: str, args: list[str], wide: bool) -> str:
+    """A call of the C library for every chain, in a function of its own."""
+    scalar = TYPES[dtype.name]
+    symbol = "@" + LIBRARY[op] + ("f" if dtype.itemsize == 4 else "")
+    given = ", ".join([scalar] * len(args))
+    out.declarations[symbol] = f"declare {scalar} {symbol}({given})"
+    if not wide:
+        return out.let(f"call {scalar} {symbol}({', '.join(f'{scalar} {a}' for a in args)})")
+    helper = f"@jaxsde_{op}_{_short(kind)}"
+    if helper not in out.helpers:
+        lines = [f"define internal {kind} {helper}({', '.join(f'{kind} %x{j}' for j in range(len(args)))}) noinline {{"]
+        result = "poison"
+        for i in range(out.lanes):
+            for j in range(len(args)):
+                lines.append(f"  %e{i}_{j} = extractelement {kind} %x{j}, i64 {i}")
+            parts = ", ".join(f"{scalar} %e{i}_{j}" for j in range(len(args)))
+            lines.append(f"  %c{i} = call {scalar} {symbol}({parts})")
+            lines.append(f"  %r{i} = insertelement {kind} {result}, {scalar} %c{i}, i64 {i}")
+            result = f"%r{i}"
+        out.helpers[helper] = "\n".join([*lines, f"  ret {kind} {result}", "}"])
+    return out.let(f"call {kind} {helper}({', '.join(f'{kind} {a}' for a in args)})")

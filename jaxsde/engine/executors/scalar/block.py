@@ -1,0 +1,173 @@
+"""A few consecutive steps of one chain, with the draws they need, as one graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .... import random
+from ....types import Chain, Drawn, Draws
+from .evaluate import evaluate
+from .graph import CHAIN, CONSTANT, STEP, Graph, Node, Table, Unsupported
+from .indexing import entries
+
+
+class Steps(NamedTuple):
+    """`length` steps from a multiple of `length` on.
+
+    `state` and `after` are the scalars of the state before and after, in the order of its leaves; `positions` those of the
+    position after every step, ["length d"]. `alive` promises that every step stayed inside the limit (it may be false
+    where one only came near). In a masked graph a step that is not `going`, or that leaves the limit, is not taken;
+    `alives` and `survived` then tell exactly, after every step, whether the chain lives and how many steps it completed.
+    """
+
+    graph: Graph
+    length: int
+    state: list[Node]
+    after: list[Node]
+    positions: list[list[Node]]
+    alive: Node
+    alives: list[Node]
+    survived: Node | None
+
+
+class Traced(NamedTuple):
+    """What a step does, as jaxprs of one chain: the draws of `length` steps, one step, and the position of a state."""
+
+    length: int
+    draws: Any
+    step: Any
+    position: Any
+    state: list[jax.ShapeDtypeStruct]
+    shared: list[jax.ShapeDtypeStruct]
+
+
+def length_of(draws: Draws) -> int:
+    """Steps that share a call of the generator."""
+    needs = (
+        draws.normals,
+        -(-draws.signs // 32),
+        draws.three_point,
+        draws.indices * (2 if draws.scheme == "independent" else 1),
+    )
+    return max((4 // n for n in needs if 0 < n <= 2), default=1)
+
+
+def trace(chain: Chain, state: Any, dtype: Any) -> Traced:
+    """The jaxprs of a chain whose state is like `state` (one chain's, arrays or shapes)."""
+    if chain.draws.scheme == "epoch":
+        raise Unsupported("random reshuffling: its permutation is worked out for a whole block of steps at once")
+    length = length_of(chain.draws)
+    leaves, structure = jax.tree.flatten(chain)
+    inner, inner_structure = jax.tree.flatten(state)
+    like = lambda a: jax.ShapeDtypeStruct(np.shape(a), jnp.result_type(a))  # noqa: E731
+    shared, states = [like(a) for a in leaves], [like(a) for a in inner]
+    word = jax.ShapeDtypeStruct((), np.uint32)
+
+    def draw(key0: Any, key1: Any, chain0: Any, chain1: Any, step0: Any, step1: Any) -> Drawn:
+        clock = random.Clock((step0, step1), (step0, step1), jnp.uint32(0))
+        ids = (chain0[None], chain1[None])
+        block = random.block((key0, key1), chain.draws, ids, clock, length, dtype, aligned=True)  # pyright: ignore
+        return jax.tree.map(lambda a: a[..., 0], block)
+
+    def step(given: list, held: list, drawn: Drawn, k: Any) -> list:
+        moved = structure.unflatten(given).step(inner_structure.unflatten(held), drawn, k)
+        return jax.tree.leaves(moved)
+
+    def position(given: list, held: list) -> Any:
+        return structure.unflatten(given).position(inner_structure.unflatten(held))
+
+    draws = jax.make_jaxpr(draw)(*[word] * 6)
+    drawn = jax.eval_shape(draw, *[word] * 6)
+    one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), drawn)
+    k = jax.ShapeDtypeStruct((), dtype)
+    closed = jax.make_jaxpr(step)(shared, states, one, k)
+    for out, held in zip(closed.out_avals, states, strict=True):
+        if (out.shape, out.dtype) != (held.shape, held.dtype):
+            raise Unsupported(f"a state whose type changes from {held.dtype} to {out.dtype}")
+    return Traced(length, draws, closed, jax.make_jaxpr(position)(shared, states), states, shared)
+
+
+def steps(traced: Traced, limit: float, masked: bool, functions: Mapping[str, Any] | None = None) -> Steps:
+    """The graph of `traced.length` steps; a chain whose position passes `limit`, or is NaN, has diverged."""
+    g = Graph(functions)
+    tables = [Table(i, 0, _strides(a.shape), a.shape, np.dtype(a.dtype)) for i, a in enumerate(traced.shared)]
+    shared: list[Any] = [t if t.size > 1 else entries(g, t) for t in tables]
+    state, before, row = [], [], 0
+    for leaf in traced.state:
+        array = np.empty(leaf.shape, object)
+        for i in np.ndindex(leaf.shape):
+            array[i] = g.input("state", leaf.dtype, CHAIN, row)
+            row += 1
+        state.append(array)
+        before.extend(array.ravel())
+    words = [g.input("key", np.uint32, CONSTANT, i) for i in (0, 1)]
+    words += [g.input("chain", np.uint32, CHAIN, i) for i in (0, 1)]
+    words += [g.input("clock", np.uint32, STEP, i) for i in (0, 1)]
+    drawn = evaluate(g, traced.draws, *(_scalar(w) for w in words))
+    dtype = traced.position.out_avals[0].dtype
+    bound = g.literal(limit, dtype)
+    alive = g.input("alive", bool, CHAIN) if masked else g.literal(True, bool)
+    survived = g.input("survived", np.uint32, CHAIN) if masked else None
+    positions, alives, squares = [], [], []
+    for j in range(traced.length):
+        k = _scalar(g.input("number", dtype, STEP, j))
+        new = evaluate(
+            g,
+            traced.step,
+            *shared,
+            *state,
+            *(d[j] if d[j].__class__ is np.ndarray else _scalar(d[j]) for d in drawn),
+            k,
+        )
+        place = evaluate(g, traced.position, *shared, *new)[0].ravel()
+        if survived is not None:
+            inside = g.literal(True, bool)
+            for x in place:
+                inside = g.op("and", bool, inside, g.op("lt", bool, g.op("abs", dtype, x), bound))  # false for NaN
+            going = g.input("going", bool, STEP, j)
+            alive = g.op("and", bool, alive, g.op("or", bool, inside, g.op("not", bool, going)))
+            move = g.op("and", bool, alive, going)
+            state = [_chosen(g, move, n, o) for n, o in zip(new, state, strict=True)]
+            place = evaluate(g, traced.position, *shared, *state)[0].ravel()
+            one = g.op("select", np.uint32, move, g.literal(1, np.uint32), g.literal(0, np.uint32))
+            survived = g.op("add", np.uint32, survived, one)
+        else:
+            state = new
+            squares += [(x, x) for x in place]
+        positions.append(list(place))
+        alives.append(alive)
+    if not masked:  # one operation for each component: a sum of squares is inside only where each of them is
+        alive = g.op("lt", bool, g.total(squares, dtype), g.literal(0.5 * limit**2, dtype))
+    after = [node for leaf in state for node in leaf.ravel()]
+    return Steps(g, traced.length, before, after, positions, alive, alives, survived)
+
+
+def _scalar(node: Node) -> np.ndarray:
+    array = np.empty((), object)
+    array[()] = node
+    return array
+
+
+def _chosen(g: Graph, move: Node, new: np.ndarray, old: np.ndarray) -> np.ndarray:
+    out = np.empty(new.shape, object)
+    for i in np.ndindex(new.shape):
+        out[i] = g.op("select", new[i].dtype, move, new[i], old[i])
+    return out
+
+
+def row_stride(shape: tuple[int, ...]) -> int:
+    """Entries from one example to the next: rounded up so that a row starts where a vector does."""
+    inner = int(np.prod(shape[1:]))
+    if len(shape) < 2:
+        return 1
+    return -(-inner // 16) * 16 if inner > 8 else 1 << max(inner - 1, 0).bit_length()
+
+
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    inner = [int(np.prod(shape[d + 1 :])) for d in range(1, len(shape))]
+    return (row_stride(shape), *inner) if shape else ()
