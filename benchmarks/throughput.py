@@ -8,10 +8,25 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from . import ornstein_uhlenbeck, yardstick
-from .harness import measure
+from jaxsde.engine.executors import EXECUTORS
 
-WORKLOADS = {"ou": ornstein_uhlenbeck.workload}
+from . import descents, equations, yardstick
+from .harness import Workload, measure
+
+EQUATIONS = {
+    "ou": equations.ornstein_uhlenbeck,
+    "double-well": equations.double_well,
+    "quadratic": equations.quadratic,
+}
+DESCENTS = {"linear": descents.linear, "logistic": descents.logistic, "network": descents.network}
+WORKLOADS = (*EQUATIONS, *DESCENTS)
+
+
+def workload(name: str, chains: int, executors: tuple[str, ...], scale: float = 1.0) -> Workload:
+    """A workload by name, with every implementation that can run here."""
+    if name in EQUATIONS:
+        return equations.workload(EQUATIONS[name](), chains, executors, scale)
+    return descents.workload(DESCENTS[name](), chains, executors, scale)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -31,16 +46,19 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=__doc__)
     parser.add_argument("--json", type=Path, help="write the rows to this file")
-    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds, of which the median is taken")
+    parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds, of which the median is taken")
     parser.add_argument("--chains", type=int, default=8192)
-    parser.add_argument("--only", choices=sorted(WORKLOADS), help="one workload")
+    parser.add_argument("--only", choices=WORKLOADS, help="one workload")
+    parser.add_argument("--executors", nargs="+", default=list(EXECUTORS), choices=["auto", *EXECUTORS])
+    parser.add_argument("--scale", type=float, default=1.0, help="factor of the steps that are timed")
     given = parser.parse_args(arguments)
     if why := yardstick.missing():
         print(f"no yardstick: {why}", file=sys.stderr)
     rows = []
-    for name, workload in WORKLOADS.items():
+    for name in WORKLOADS:
         if given.only in (None, name):
-            new = measure(workload(given.chains), given.rounds, lambda line: print(line, file=sys.stderr))
+            work = workload(name, given.chains, tuple(given.executors), given.scale)
+            new = measure(work, given.rounds, lambda line: print(line, file=sys.stderr))
             print(f"\n{new[0]['workload']}, {new[0]['chains']} chains, {new[0]['device']}\n{table(new)}")
             rows += new
     if given.json:

@@ -1,8 +1,9 @@
-"""The hand-written kernel of limit/limit.cpp, compiled at need."""
+"""The kernels written by hand in limit/, compiled at need."""
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import shutil
 import subprocess
@@ -13,7 +14,8 @@ import numpy as np
 
 from .harness import Ready
 
-_SOURCE = Path(__file__).parent / "limit" / "limit.cpp"
+_SOURCES = sorted((Path(__file__).parent / "limit").glob("*.cpp"))
+_FLAGS = ("-O3", "-mavx2", "-mfma", "-std=c++17", "-shared", "-fPIC", "-pthread")
 
 
 def missing() -> str | None:
@@ -31,26 +33,33 @@ def _compiler() -> str | None:
     return next((path for name in ("c++", "g++", "clang++") if (path := shutil.which(name))), None)
 
 
-def prepare(chains: int, steps: int, a: float, s: float) -> Ready:
-    """x <- a x + s z on every core. RuntimeError with the compiler's words if it does not compile."""
+@functools.cache
+def _library() -> ctypes.CDLL:
+    """RuntimeError with the compiler's words if it does not compile."""
     compiler = _compiler()
     assert compiler is not None, missing()
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "limit.so"
-        flags = ["-O3", "-mavx2", "-mfma", "-std=c++17", "-shared", "-fPIC", "-pthread"]
-        done = subprocess.run([compiler, *flags, str(_SOURCE), "-o", str(library)], capture_output=True, text=True)
+        done = subprocess.run([compiler, *_FLAGS, *_SOURCES, "-o", library], capture_output=True, text=True)
         if done.returncode:
-            raise RuntimeError(f"{_SOURCE.name} does not compile: {done.stderr.strip()}")
-        kernel = ctypes.CDLL(str(library)).ornstein_uhlenbeck
-    kernel.restype = None
-    kernel.argtypes = (
-        [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint64] + [ctypes.c_float] * 2 + [ctypes.c_void_p]
-    )
+            raise RuntimeError(f"the yardstick does not compile: {done.stderr.strip()}")
+        return ctypes.CDLL(str(library))
+
+
+def prepare(kernel: str, dim: int, given: np.ndarray, chains: int, steps: int, examples: int | None = None) -> Ready:
+    """A kernel of limit/ on every core; `given` is what it takes, `examples` the number of rows at its end."""
+    function = getattr(_library(), kernel)
+    function.restype = None
+    given = np.ascontiguousarray(given, np.float32)
     threads = len(os.sched_getaffinity(0))
 
     def run(seed: int) -> np.ndarray:
-        out = np.empty(-(-chains // 32) * 32, np.float32)
-        kernel(threads, out.size, steps, seed, a, s, out.ctypes.data)
+        out = np.empty((-(-chains // 32) * 32, dim), np.float32)
+        more = [] if examples is None else [ctypes.c_int(examples)]
+        function(
+            ctypes.c_int(threads), ctypes.c_int64(len(out)), ctypes.c_int64(steps), ctypes.c_uint64(seed),
+            ctypes.c_void_p(given.ctypes.data), *more, ctypes.c_void_p(out.ctypes.data),
+        )  # fmt: skip
         return out[:chains]
 
     return Ready(run, executor="c++")

@@ -19,6 +19,7 @@ import numpy as np
 from jax import lax
 
 from ..scalar import Unsupported, block
+from ..scalar.graph import CHAIN, ordered
 from ..tile import Span, Tile, divergence_limit, number, observe
 from ..xla import compiled, memory_bytes
 from . import build, floats, kernel
@@ -35,7 +36,7 @@ def refuses(chain: Any, state: Any, dtype: Any, platform: str) -> str | None:
     if why := build.missing():
         return why
     try:
-        _code(chain, state, np.dtype(dtype))
+        _plan(chain, state, np.dtype(dtype))
     except Unsupported as error:
         return str(error)
     return None
@@ -46,41 +47,60 @@ def program(arguments: tuple, *, every: int, rows: int, platform: str) -> Progra
     chain, statistics, _, _, span, tile = arguments
     one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(np.shape(a)[1:], a.dtype), tile.state)
     dtype = _position(chain, one).dtype
-    return Program(_code(chain, one, dtype), chain, statistics, span, tile, dtype, every, rows)
+    return Program(_plan(chain, one, np.dtype(dtype)), chain, statistics, span, tile, every, rows)
 
 
-class _Code:
-    """The machine code of one structure of chain, and how its arguments are laid out."""
+class _Plan:
+    """The graphs of one structure of chain, and the machine code of each width of vector that was asked for."""
 
     def __init__(self, chain: Any, state: Any, dtype: np.dtype):
         traced = block.trace(chain, state, dtype)
-        where, limit = build.machine(), divergence_limit(dtype)
-        self.lanes = where.lanes(dtype.itemsize)
-        fast, masked = (block.steps(traced, limit, m, floats.FUNCTIONS) for m in (False, True))
-        self.source = kernel.source(fast, masked, self.lanes, where.attributes)
-        self.built = build.build(self.source)
-        self.function = ctypes.CFUNCTYPE(None, *_ARGUMENTS)(self.built.address("advance"))
-        self.dim = len(fast.positions[0])
+        limit = divergence_limit(dtype)
+        self.fast, self.masked = (block.steps(traced, limit, m, floats.FUNCTIONS) for m in (False, True))
+        self.dim, self.dtype = len(self.fast.positions[0]), dtype
+        size = sum(node.rate == CHAIN for node in ordered([*self.fast.after, self.fast.alive]))
+        # A short step waits for its own results: several vectors at once fill the time. A long one needs the registers.
+        self.vectors = 4 if size < 400 else 2 if size < 1200 else 1
+        self.codes: dict[int, _Code] = {}
+
+    def code(self, lanes: int) -> _Code:
+        """The code for tiles of `lanes` chains."""
+        machine, width = build.machine(), 16
+        wanted = self.vectors * machine.lanes(self.dtype.itemsize)
+        while width < wanted and lanes % (2 * width) == 0:
+            width *= 2
+        width = min(width, wanted)
+        if width not in self.codes:
+            self.codes[width] = _Code(kernel.source(self.fast, self.masked, width, machine))
+        return self.codes[width]
 
 
-_codes: OrderedDict[Any, _Code | Unsupported] = OrderedDict()
-_KEPT_CODES = 64
+class _Code:
+    """Machine code, ready to be called."""
+
+    def __init__(self, source: str):
+        self.built = build.build(source)
+        self.call = ctypes.CFUNCTYPE(None, *_ARGUMENTS)(self.built.address("advance"))
 
 
-def _code(chain: Any, state: Any, dtype: np.dtype) -> _Code:
-    """The code for a structure of chain; what could not be printed once is not tried again."""
+_plans: OrderedDict[Any, _Plan | Unsupported] = OrderedDict()
+_KEPT_PLANS = 64
+
+
+def _plan(chain: Any, state: Any, dtype: np.dtype) -> _Plan:
+    """The plan for a structure of chain; what could not be taken apart once is not tried again."""
     leaves, structure = jax.tree.flatten((chain, state))
     wide_types = bool(jax.config.jax_enable_x64)  # pyright: ignore[reportAttributeAccessIssue]
     key = (structure, tuple((np.shape(a), np.dtype(a.dtype)) for a in leaves), dtype, wide_types)
-    if key not in _codes:
+    if key not in _plans:
         try:
-            _codes[key] = _Code(chain, state, dtype)
+            _plans[key] = _Plan(chain, state, dtype)
         except Unsupported as error:
-            _codes[key] = error
-        while len(_codes) > _KEPT_CODES:
-            _codes.popitem(last=False)
-    _codes.move_to_end(key)
-    found = _codes[key]
+            _plans[key] = error
+        while len(_plans) > _KEPT_PLANS:
+            _plans.popitem(last=False)
+    _plans.move_to_end(key)
+    found = _plans[key]
     if isinstance(found, Unsupported):
         raise found
     return found
@@ -90,16 +110,19 @@ class Program:
     """The code together with the statistics, for one shape of tile."""
 
     def __init__(
-        self, code: _Code, chain: Any, statistics: dict, span: Span, tile: Tile, dtype: Any, every: int, rows: int
+        self, plan: _Plan, chain: Any, statistics: dict, span: Span, tile: Tile, every: int, rows: int
     ):
-        self.code, self.dtype, self.every, self.rows = code, np.dtype(dtype), every, rows
+        self.dim, self.dtype, self.every, self.rows = plan.dim, plan.dtype, every, rows
         self.lanes = len(tile.alive)
-        each = self.lanes * code.dim * self.dtype.itemsize
+        self.code = plan.code(self.lanes)
+        self._leaves: list[Any] = []
+        self._tables: list[np.ndarray] = []
+        each = self.lanes * plan.dim * self.dtype.itemsize
         self.samples = max(1, min(_SAMPLES, _BUFFER_BYTES // each)) if statistics else 1
         self.look, self.bytes = None, 4 * each
         if statistics:
             shapes = [
-                jax.ShapeDtypeStruct((self.samples, code.dim, self.lanes), self.dtype),
+                jax.ShapeDtypeStruct((self.samples, plan.dim, self.lanes), self.dtype),
                 jax.ShapeDtypeStruct((self.samples, self.lanes), bool),
                 jax.ShapeDtypeStruct((), np.int32),
                 jax.ShapeDtypeStruct((), np.int32),
@@ -111,7 +134,10 @@ class Program:
 
     def bind(self, shared: tuple, words: Any, span: Span) -> Callable[[tuple, Tile], Tile]:
         chain, statistics = shared
-        tables = [_table(leaf) for leaf in jax.tree.leaves(chain)]
+        leaves = jax.tree.leaves(chain)
+        if len(self._leaves) != len(leaves) or any(a is not b for a, b in zip(self._leaves, leaves, strict=True)):
+            self._leaves, self._tables = leaves, _tables(leaves)
+        tables = self._tables
         return lambda ids, tile: self._advance(chain, statistics, tables, words, span, ids, tile)
 
     def _advance(self, chain: Any, statistics: Any, tables: list, words: Any, span: Span, ids: Any, tile: Tile) -> Tile:
@@ -142,7 +168,7 @@ class Program:
         self, chain: Any, statistics: Any, tables: list, words: Any, span: Span, ids: Any, held: Tile, alive: np.ndarray
     ) -> Any:
         """The kernel over the span, and the statistics whenever the buffer is full."""
-        out = np.empty((self.samples, self.code.dim, self.lanes), self.dtype)
+        out = np.empty((self.samples, self.dim, self.lanes), self.dtype)
         seen = np.empty((self.samples, self.lanes), np.uint8)
         clock = int(span.clock.step[0]) + (int(span.clock.step[1]) << 32)
         step, last = int(span.begin), int(span.end)
@@ -153,7 +179,7 @@ class Program:
             first_look = (step // self.every + 1) * self.every  # counted from the clock
             stop = min(last, first_look + (self.samples - 1) * self.every) if looking else last
             due = (stop - first_look) // self.every + 1 if looking and stop >= first_look else 0
-            self.code.function(
+            self.code.call(
                 ctypes.addressof(state), ctypes.addressof(shared), ids[0].ctypes.data, ids[1].ctypes.data,
                 held.alive.ctypes.data, held.survived.ctypes.data, out.ctypes.data, seen.ctypes.data, self.lanes,
                 int(words[0]), int(words[1]), clock + step, clock + stop, first_look - step if looking else never,
@@ -199,18 +225,21 @@ def _position(chain: Any, state: Any) -> Any:
     return jax.eval_shape(lambda c, s: c.position(s), chain, state)
 
 
-def _table(leaf: Any) -> np.ndarray:
-    """An array that chains share as the kernel reads it: rows that start where vectors do, and room behind the last one."""
-    array = np.asarray(leaf)
-    array = array.astype(kernel.row_bytes(array.dtype), copy=False)
-    stride = block.row_stride(array.shape)
-    count = array.shape[0] if array.ndim else 1
-    raw = np.zeros(count * stride + 16 + 64 // array.itemsize, array.dtype)
-    start = -raw.ctypes.data % 64 // array.itemsize
-    rows = raw[start : start + count * stride]
-    if array.size:
-        rows.reshape(count, -1)[:, : array.size // count] = array.reshape(count, -1)
-    return rows
+def _tables(leaves: list[Any]) -> list[np.ndarray]:
+    """The arrays that chains share as the kernel reads them: rows that start where vectors do, and room behind the last."""
+    arrays = [np.asarray(leaf) for leaf in leaves]
+    places = block.arrange([(a.shape, a.dtype) for a in arrays])
+    tables: dict[int, np.ndarray] = {}
+    for array, place in zip(arrays, places, strict=True):
+        kept, count = kernel.row_bytes(array.dtype), array.shape[0] if array.ndim else 1
+        if place.table not in tables:
+            raw = np.zeros(count * place.stride + 16 + 64 // kept.itemsize, kept)
+            start = -raw.ctypes.data % 64 // kept.itemsize
+            tables[place.table] = raw[start : start + count * place.stride].reshape(count, place.stride)
+        if array.size:
+            inner = array.size // count
+            tables[place.table][:, place.offset : place.offset + inner] = array.reshape(count, inner)
+    return [tables[i] for i in range(len(tables))]
 
 
 def _pointers(arrays: list[np.ndarray]) -> Any:

@@ -32,6 +32,7 @@ class Machine(NamedTuple):
     bits: int
 
     def lanes(self, itemsize: int) -> int:
+        """Numbers of that many bytes in a register."""
         return self.bits // (8 * itemsize)
 
     @property
@@ -59,8 +60,7 @@ def machine() -> Machine:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     features = llvm.get_host_cpu_features()
-    # Two registers' worth where registers are narrow: more independent work to keep the units busy.
-    bits = 512 if features.get("avx512f") else 256
+    bits = 512 if features.get("avx512f") else 256 if features.get("avx2") else 128
     return Machine(llvm.get_process_triple(), llvm.get_host_cpu_name(), features.flatten(), bits)
 
 
@@ -85,7 +85,7 @@ def build(source: str) -> Code:
     target = llvm.Target.from_triple(where.triple)
     engine = llvm.create_mcjit_compiler(
         module,
-        target.create_target_machine(where.name, where.features, opt=3, jit=True, reloc="pic", codemodel="jitdefault"),
+        target.create_target_machine(where.name, where.features, opt=3, jit=True, reloc="pic", codemodel="small"),
     )
     found = _read(digest)
     engine.set_object_cache(lambda _, code: _write(digest, code), lambda _: found)

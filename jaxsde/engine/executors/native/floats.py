@@ -61,7 +61,8 @@ class _Float:
         return self.g.op(name, bool, self.node, self._of(y))
 
     def integer(self) -> Node:
-        return self.g.op("convert", _I, self.node)
+        """Of a number that is an integer already."""
+        return self.g.op("nearby", _I, self.node)
 
     def bits(self) -> Node:
         return self.g.op("bitcast", _I, self.node)
@@ -224,7 +225,7 @@ def _sin_cos(g: Graph, x: Node, quarter: int) -> Node:
     for c in _HALF_PI:
         rest = g.op("fma", double, turns, g.literal(-c, double), rest)
     fours = g.op("floor", double, g.op("mul", double, turns, g.literal(0.25, double)))
-    q = g.op("convert", _I, g.op("fma", double, fours, g.literal(-4, double), turns))
+    q = g.op("nearby", _I, g.op("fma", double, fours, g.literal(-4, double), turns))
     q = g.op("add", _I, q, g.literal(quarter, _I))
     r = _Float(g, g.op("convert", _F, rest))
     square = r * r

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..scalar.block import Steps
 from ..scalar.graph import Node
+from .build import Machine
 from .vectors import TYPES, Printer, Writer
 
 ARGUMENTS = (
@@ -25,8 +26,8 @@ ARGUMENTS = (
 )
 
 
-def source(fast: Steps, masked: Steps, lanes: int, attributes: str) -> str:
-    """The module, as text: one function `advance`. Its arguments (`ARGUMENTS`):
+def source(fast: Steps, masked: Steps, lanes: int, machine: Machine) -> str:
+    """The module, as text: one function `advance` for vectors of `lanes` chains. Its arguments (`ARGUMENTS`):
 
     state, tables      pointers to the rows of the state, [chains] each, and to the arrays that chains share
     chain0, chain1     the two words of each chain's number
@@ -34,13 +35,13 @@ def source(fast: Steps, masked: Steps, lanes: int, attributes: str) -> str:
     out, out_alive     positions [samples, d, chains] and whether the chain lived, bytes [samples, chains]
     first … last       the steps to take; the statistics look `until` steps after `first`, then every `every` steps
     """
-    return _Kernel(fast, masked, lanes, attributes).text()
+    return _Kernel(fast, masked, lanes, machine).text()
 
 
 class _Kernel:
-    def __init__(self, fast: Steps, masked: Steps, lanes: int, attributes: str):
-        self.fast, self.masked, self.lanes, self.attributes = fast, masked, lanes, attributes
-        self.preamble, self.body = Writer(lanes), Writer(lanes)
+    def __init__(self, fast: Steps, masked: Steps, lanes: int, machine: Machine):
+        self.fast, self.masked, self.lanes, self.attributes = fast, masked, lanes, machine.attributes
+        self.preamble, self.body = Writer(lanes, machine.bits), Writer(lanes, machine.bits)
         self.body.declarations, self.body.helpers = self.preamble.declarations, self.preamble.helpers
         self.preamble.fresh = 1_000_000  # names of the two writers stay apart
         self.rows: dict[int, str] = {}

@@ -34,10 +34,11 @@ LIBRARY = {
 
 
 class Writer:
-    """Lines of one function. Values are named by their node; `inputs` gives the names of nodes that are there already."""
+    """Lines of one function, for vectors of `lanes` chains and registers of `register` bits. Values are named by their node;
+    `inputs` gives the names of nodes that are there already."""
 
-    def __init__(self, lanes: int):
-        self.lanes = lanes
+    def __init__(self, lanes: int, register: int):
+        self.lanes, self.register = lanes, register
         self.lines: list[str] = []
         self.declarations: dict[str, str] = {}
         self.helpers: dict[str, str] = {}
@@ -174,12 +175,12 @@ class Printer:
         leaf, base, dtype = node.args[0], node.args[1], node.dtype
         group = sorted(self.rows[leaf, base.number, dtype], key=lambda n: n.args[2])
         group = [n for n in group if n.number not in self.names]
-        out, scalar, lanes = self.body, TYPES[dtype.name], self.body.lanes
+        out, scalar = self.body, TYPES[dtype.name]
         pointers = self._pointers(leaf, base, scalar)
         while group:
             start = group[0].args[2]
             width = 1
-            while width < lanes and any(n.args[2] >= start + width for n in group):
+            while 8 * width * dtype.itemsize < self.body.register and any(n.args[2] >= start + width for n in group):
                 width *= 2
             inside = [n for n in group if n.args[2] < start + width]
             group = group[len(inside) :]
@@ -219,40 +220,79 @@ def _columns(out: Writer, scalar: str, pointers: list[str], start: int, width: i
             value = out.let(f"trunc i8 {value} to i1") if scalar == "i1" else value
             column = out.let(f"insertelement {kind} {column}, {scalar} {value}, i64 {i}")
         return [column]
-    narrow = f"<{width} x {scalar}>"
-    rows = []
+    rows, align = [], 4 if scalar in ("float", "i32") else 8
     for p in pointers:
         place = out.let(f"getelementptr {scalar}, ptr {p}, i64 {start}")
-        rows.append(
-            out.let(f"load {narrow}, ptr {place}, align {4 if scalar in ('float', 'i32') else 8}, !invariant.load !0")
-        )
-    # rows k, k + width, k + 2 width, … side by side: vectors of `lanes` numbers, `width` of them
-    joined = []
-    for k in range(width):
-        parts, size = rows[k::width], width
-        while len(parts) > 1:
-            mask = ", ".join(f"i32 {i}" for i in range(2 * size))
-            kind_now = f"<{size} x {scalar}>"
-            parts = [
-                out.let(f"shufflevector {kind_now} {a}, {kind_now} {b}, <{2 * size} x i32> <{mask}>")
-                for a, b in zip(parts[::2], parts[1::2], strict=True)
-            ]
-            size *= 2
-        joined.append(parts[0])
+        rows.append(out.let(f"load <{width} x {scalar}>, ptr {place}, align {align}, !invariant.load !0"))
+    # one register's worth of chains at a time
+    size = min(lanes, out.register // (8 * align))
+    parts = [_transposed(out, scalar, rows[k : k + size], width) for k in range(0, lanes, size)]
+    return [_joined(out, scalar, [part[c] for part in parts], size) for c in range(width)]
+
+
+def _joined(out: Writer, scalar: str, parts: list[str], size: int) -> str:
+    """Vectors side by side; their number is a power of two."""
+    while len(parts) > 1:
+        both = range(2 * size)
+        parts = [_shuffle(out, scalar, size, a, b, both) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+        size *= 2
+    return parts[0]
+
+
+def _shuffle(out: Writer, scalar: str, size: int, a: str, b: str, chosen: Iterable[int]) -> str:
+    """Entries of a (0 … size − 1) and b (size …)."""
+    words = [f"i32 {i}" for i in chosen]
+    kind = f"<{size} x {scalar}>"
+    return out.let(f"shufflevector {kind} {a}, {kind} {b}, <{len(words)} x i32> <{', '.join(words)}>")
+
+
+def _transposed(out: Writer, scalar: str, rows: list[str], width: int) -> list[str]:
+    """The columns of `len(rows)` rows of `width` numbers.
+
+    Each stage pairs vectors whose row numbers differ in one bit and trades it for one bit of the column, by shuffles that
+    are one instruction: interleaving inside 128 bits, then whole blocks of 128 bits.
+    """
+    size, narrow = len(rows), scalar in ("float", "i32")
+    if not narrow or size not in (4, 8, 16):
+        return _transposed_plainly(out, scalar, rows, width)
+    # which rows lie side by side in vector r: what remains of the row number when the stages are over
+    spread = [[8 * (r // 4) + r % 4, 8 * (r // 4) + r % 4 + 4] for r in range(8)]
+    sides = {4: [list(range(r, size, 4)) for r in range(4)], 8: spread if size == 16 else [[r] for r in range(8)]}
+    together = sides.get(width, [[r] for r in range(16)])
+    vectors = [_joined(out, scalar, [rows[i] for i in members], width) for members in together]
+    blocks = range(0, size, 4)
+    stages = [
+        (1, [[q + i + n * size for q in blocks for i in h for n in (0, 1)] for h in ((0, 1), (2, 3))]),
+        (2, [[q + i + n * size for q in blocks for n in (0, 1) for i in h] for h in ((0, 1), (2, 3))]),
+    ]
+    for bit in (4, 8):
+        if bit < width:
+            stages.append((bit, [[q + i + n * size for n in (0, 1) for q in blocks[h::2] for i in range(4)] for h in (0, 1)]))
+    for bit, (low, high) in stages:
+        turned = list(vectors)
+        for i in range(width):
+            if not i & bit:
+                turned[i] = _shuffle(out, scalar, size, vectors[i], vectors[i + bit], low)
+                turned[i + bit] = _shuffle(out, scalar, size, vectors[i], vectors[i + bit], high)
+        vectors = turned
+    # interleaving brings the two lowest bits of the column out in the other order
+    return [vectors[c & ~3 | (c & 1) << 1 | (c & 2) >> 1] for c in range(width)]
+
+
+def _transposed_plainly(out: Writer, scalar: str, rows: list[str], width: int) -> list[str]:
+    size = len(rows)
+    vectors = [_joined(out, scalar, rows[k::width], width) for k in range(width)]
     stride = 1
     while stride < width:
-        turned = list(joined)
-        low = [i if not i & stride else lanes + i - stride for i in range(lanes)]
-        high = [i + stride if not i & stride else lanes + i for i in range(lanes)]
+        low = [i if not i & stride else size + i - stride for i in range(size)]
+        high = [i + stride if not i & stride else size + i for i in range(size)]
+        turned = list(vectors)
         for i in range(width):
             if not i & stride:
-                for target, mask in ((i, low), (i + stride, high)):
-                    words = ", ".join(f"i32 {m}" for m in mask)
-                    turned[target] = out.let(
-                        f"shufflevector {kind} {joined[i]}, {kind} {joined[i + stride]}, <{lanes} x i32> <{words}>"
-                    )
-        joined, stride = turned, stride * 2
-    return joined
+                turned[i] = _shuffle(out, scalar, size, vectors[i], vectors[i + stride], low)
+                turned[i + stride] = _shuffle(out, scalar, size, vectors[i], vectors[i + stride], high)
+        vectors, stride = turned, stride * 2
+    return vectors
 
 
 def _emit(
@@ -284,6 +324,8 @@ def _emit(
         return out.let(f"xor {kind} {args[0]}, {_all_ones(out, kind, wide)}")
     if op == "bitcast":
         return out.let(f"bitcast {given} {args[0]} to {kind}")
+    if op == "nearby":  # of a number that is known to be an integer in range, or NaN, of which anything is made
+        return out.let(f"freeze {kind} {out.let(f'fptosi {given} {args[0]} to {kind}')}")
     if op == "convert":
         return _convert(out, first, dtype, given, kind, args[0], wide)
     if op in ("shl", "shr", "sar"):
@@ -339,17 +381,31 @@ def _convert(out: Writer, old: np.dtype, new: np.dtype, given: str, kind: str, x
     if old.kind == "f" and new.kind == "f":
         return out.let(f"{'fpext' if new.itemsize > old.itemsize else 'fptrunc'} {given} {x} to {kind}")
     if old.kind == "f":
-        name = f"fpto{'si' if new.kind == 'i' else 'ui'}.sat"
-        short = lambda k: f"v{out.lanes}{_short(k)}" if wide else _short(k)  # noqa: E731
-        full = f"@llvm.{name}.{short(kind)}.{short(given)}"
-        out.declarations[full] = f"declare {kind} {full}({given})"
-        return out.let(f"call {kind} {full}({given} {x})")
+        return _to_integer(out, old, new, given, kind, x, wide)
     if new.kind == "f":
         return out.let(f"{'sitofp' if old.kind == 'i' else 'uitofp'} {given} {x} to {kind}")
     if new.itemsize == old.itemsize:
         return x
     word = "trunc" if new.itemsize < old.itemsize else "sext" if old.kind == "i" else "zext"
     return out.let(f"{word} {given} {x} to {kind}")
+
+
+def _to_integer(out: Writer, old: np.dtype, new: np.dtype, given: str, kind: str, x: str, wide: bool) -> str:
+    """As XLA: NaN is 0, and what lies outside is the nearest integer. (The intrinsic for that is taken apart lane by lane.)"""
+    scalar, whole, flag = TYPES[old.name], TYPES[new.name], out.vector("i1") if wide else "i1"
+    info = np.iinfo(new)
+    largest = np.nextafter(old.type(info.max), old.type(0)) if float(old.type(info.max)) > info.max else old.type(info.max)
+    number = lambda v: f"0x{np.float64(v).view(np.uint64):016X}"  # noqa: E731
+    real = lambda v: f"splat ({scalar} {number(v)})" if wide else number(v)  # noqa: E731
+    integer = lambda v: f"splat ({whole} {v})" if wide else str(v)  # noqa: E731
+    low = out.let(f"fcmp ogt {given} {x}, {real(info.min)}")
+    inside = out.let(f"select {flag} {low}, {given} {x}, {given} {real(info.min)}")  # NaN too becomes the least
+    high = out.let(f"fcmp ogt {given} {inside}, {real(largest)}")
+    inside = out.let(f"select {flag} {high}, {given} {real(largest)}, {given} {inside}")
+    result = out.let(f"fpto{'s' if new.kind == 'i' else 'u'}i {given} {inside} to {kind}")
+    result = out.let(f"select {flag} {high}, {kind} {integer(info.max)}, {kind} {result}")
+    unknown = out.let(f"fcmp uno {given} {x}, {x}")
+    return out.let(f"select {flag} {unknown}, {kind} {integer(0)}, {kind} {result}")
 
 
 def _divide(out: Writer, op: str, unsigned: bool, kind: str, args: list[str], bits: int, wide: bool) -> str:

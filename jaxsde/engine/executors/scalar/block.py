@@ -95,7 +95,8 @@ def trace(chain: Chain, state: Any, dtype: Any) -> Traced:
 def steps(traced: Traced, limit: float, masked: bool, functions: Mapping[str, Any] | None = None) -> Steps:
     """The graph of `traced.length` steps; a chain whose position passes `limit`, or is NaN, has diverged."""
     g = Graph(functions)
-    tables = [Table(i, 0, _strides(a.shape), a.shape, np.dtype(a.dtype)) for i, a in enumerate(traced.shared)]
+    places = arrange([(a.shape, np.dtype(a.dtype)) for a in traced.shared])
+    tables = [p.view(a.shape, np.dtype(a.dtype)) for p, a in zip(places, traced.shared, strict=True)]
     shared: list[Any] = [t if t.size > 1 else entries(g, t) for t in tables]
     state, before, row = [], [], 0
     for leaf in traced.state:
@@ -160,14 +161,30 @@ def _chosen(g: Graph, move: Node, new: np.ndarray, old: np.ndarray) -> np.ndarra
     return out
 
 
-def row_stride(shape: tuple[int, ...]) -> int:
-    """Entries from one example to the next: rounded up so that a row starts where a vector does."""
-    inner = int(np.prod(shape[1:]))
-    if len(shape) < 2:
-        return 1
-    return -(-inner // 16) * 16 if inner > 8 else 1 << max(inner - 1, 0).bit_length()
+class Place(NamedTuple):
+    """Where an array that chains share is kept: which table, the first column, and the entries from one row to the next."""
+
+    table: int
+    offset: int
+    stride: int
+
+    def view(self, shape: tuple[int, ...], dtype: np.dtype) -> Table:
+        inner = [int(np.prod(shape[d + 1 :])) for d in range(1, len(shape))]
+        return Table(self.table, self.offset, (self.stride, *inner) if shape else (), shape, dtype)
 
 
-def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    inner = [int(np.prod(shape[d + 1 :])) for d in range(1, len(shape))]
-    return (row_stride(shape), *inner) if shape else ()
+def arrange(arrays: list[tuple[tuple[int, ...], np.dtype]]) -> list[Place]:
+    """Arrays with as many rows and one type lie side by side in one table: an example is then one row, with all that belongs
+    to it. Rows start where vectors do."""
+    tables: dict[Any, int] = {}
+    columns: dict[int, int] = {}
+    first = []
+    for i, (shape, dtype) in enumerate(arrays):
+        table = tables.setdefault((shape[0], dtype) if shape else i, len(tables))
+        first.append((table, columns.get(table, 0)))
+        columns[table] = columns.get(table, 0) + int(np.prod(shape[1:]))
+    return [Place(table, offset, _row_stride(columns[table])) for table, offset in first]
+
+
+def _row_stride(columns: int) -> int:
+    return -(-columns // 16) * 16 if columns > 8 else 1 << max(columns - 1, 0).bit_length()

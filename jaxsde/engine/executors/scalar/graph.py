@@ -182,8 +182,8 @@ class Graph:
         return None
 
     def total(self, terms: Iterable[Any], dtype: Any) -> Node:
-        """The sum of terms, each a node or a pair of factors, in one fixed order: four interleaved sums when there are
-        many, so that one addition need not wait for the last."""
+        """The sum of terms, each a node or a pair of factors, in one fixed order: four interleaved sums when
+        there are many, so that one addition need not wait for the last."""
         terms = list(terms)
         if not terms:
             return self.literal(0, dtype)
