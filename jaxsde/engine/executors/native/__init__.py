@@ -19,7 +19,7 @@ import numpy as np
 from jax import lax
 
 from ..scalar import Unsupported, block
-from ..scalar.graph import CHAIN, ordered
+from ..scalar.graph import CHAIN, TooLarge, ordered
 from ..tile import Span, Tile, divergence_limit, number, observe
 from ..xla import compiled, memory_bytes
 from . import build, floats, kernel
@@ -54,9 +54,11 @@ class _Plan:
     """The graphs of one structure of chain, and the machine code of each width of vector that was asked for."""
 
     def __init__(self, chain: Any, state: Any, dtype: np.dtype):
-        traced = block.trace(chain, state, dtype)
         limit = divergence_limit(dtype)
-        self.fast, self.masked = (block.steps(traced, limit, m, floats.FUNCTIONS) for m in (False, True))
+        try:
+            self.fast, self.masked = _graphs(block.trace(chain, state, dtype), limit)
+        except TooLarge:  # the draws that steps share are nothing beside such a step: one at a time
+            self.fast, self.masked = _graphs(block.trace(chain, state, dtype, length=1), limit)
         self.dim, self.dtype = len(self.fast.positions[0]), dtype
         size = sum(node.rate == CHAIN for node in ordered([*self.fast.after, self.fast.alive]))
         # A short step waits for its own results: several vectors at once fill the time. A long one needs the registers.
@@ -73,6 +75,10 @@ class _Plan:
         if width not in self.codes:
             self.codes[width] = _Code(kernel.source(self.fast, self.masked, width, machine))
         return self.codes[width]
+
+
+def _graphs(traced: block.Traced, limit: float) -> tuple[block.Steps, block.Steps]:
+    return block.steps(traced, limit, False, floats.FUNCTIONS), block.steps(traced, limit, True, floats.FUNCTIONS)
 
 
 class _Code:

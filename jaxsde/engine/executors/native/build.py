@@ -13,6 +13,7 @@ import ctypes
 import ctypes.util
 import functools
 import hashlib
+import itertools
 import logging
 import os
 import stat
@@ -65,47 +66,59 @@ def machine() -> Machine:
 
 
 class Code:
-    """A compiled module; `address(name)` is where one of its functions begins. Alive as long as this object is."""
+    """A linked module; `address(name)` is where one of its functions begins. Alive as long as this object is."""
 
-    def __init__(self, engine: Any, cached: bool):
-        self._engine, self.cached = engine, cached
+    def __init__(self, linked: Any, cached: bool):
+        self._linked, self.cached = linked, cached
 
     def address(self, name: str) -> int:
-        return self._engine.get_function_address(name)
+        return self._linked[name]
+
+
+_names = itertools.count()
 
 
 def build(source: str) -> Code:
-    """The code of a module given as text."""
+    """The code of a module given as text, whose one function is `advance`."""
     import llvmlite.binding as llvm
 
     where = machine()
-    words = "\n".join((source, *(str(part) for part in where), llvm.__name__, str(llvm.llvm_version_info)))
+    words = "\n".join((source, *(str(part) for part in where), str(llvm.llvm_version_info)))
     digest = hashlib.sha256(words.encode()).hexdigest()
-    module = llvm.parse_assembly(source)
-    target = llvm.Target.from_triple(where.triple)
-    engine = llvm.create_mcjit_compiler(
-        module,
-        target.create_target_machine(where.name, where.features, opt=3, jit=True, reloc="pic", codemodel="small"),
-    )
-    found = _read(digest)
-    engine.set_object_cache(lambda _, code: _write(digest, code), lambda _: found)
-    _library()
-    engine.finalize_object()
-    return Code(engine, found is not None)
+    code = _read(digest)
+    cached = code is not None
+    if code is None:
+        target = llvm.Target.from_triple(where.triple)
+        # The small code model reads constants relative to the instruction; the linker below keeps both in one place.
+        maker = target.create_target_machine(where.name, where.features, opt=3, reloc="pic", codemodel="small")
+        module = llvm.parse_assembly(source)
+        module.verify()
+        code = maker.emit_object(module)
+        _write(digest, code)
+    library = llvm.JITLibraryBuilder().add_object_img(code).export_symbol("advance")
+    for name, address in _mathematics().items():
+        library.import_symbol(name, address)
+    return Code(library.link(_linker(), f"jaxsde{next(_names)}"), cached)
 
 
 @functools.cache
-def _library() -> None:
-    """Makes the C library's functions known to the compiler by address: a static Python may not export them."""
+def _linker() -> Any:
     import llvmlite.binding as llvm
 
+    return llvm.create_lljit_compiler(use_jit_link=True)
+
+
+@functools.cache
+def _mathematics() -> dict[str, int]:
+    """The C library's functions by address: a static Python may not export them."""
     from .vectors import LIBRARY
 
-    library = ctypes.CDLL(ctypes.util.find_library("m"))
-    for name in {*LIBRARY.values(), "fmod"}:
+    library, found = ctypes.CDLL(ctypes.util.find_library("m")), {}
+    for name in {*LIBRARY.values(), "fmod", "ceil", "floor", "roundeven", "sqrt", "fma"}:
         for symbol in (name, name + "f"):
             with contextlib.suppress(AttributeError):
-                llvm.add_symbol(symbol, ctypes.cast(getattr(library, symbol), ctypes.c_void_p).value)
+                found[symbol] = ctypes.cast(getattr(library, symbol), ctypes.c_void_p).value
+    return found
 
 
 def folder() -> Path | None:

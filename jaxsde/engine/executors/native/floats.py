@@ -204,8 +204,11 @@ def tanh(g: Graph, x: Node) -> Node:
 
 
 def logistic(g: Graph, x: Node) -> Node:
+    """1 / (1 + e^−x), and e^x / (1 + e^x) below 0, so that nothing overflows."""
     f = _Float(g, x)
-    return (1.0 / (_Float(g, exp(g, (-f).node)) + 1.0)).node
+    e = _Float(g, exp(g, (-f.unary("abs")).node))
+    share = 1.0 / (e + 1.0)
+    return _where(f.test("lt", 0.0), e * share, share).node
 
 
 _SIN = (-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1)

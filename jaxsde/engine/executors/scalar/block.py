@@ -57,11 +57,14 @@ def length_of(draws: Draws) -> int:
     return max((4 // n for n in needs if 0 < n <= 2), default=1)
 
 
-def trace(chain: Chain, state: Any, dtype: Any) -> Traced:
-    """The jaxprs of a chain whose state is like `state` (one chain's, arrays or shapes)."""
+def trace(chain: Chain, state: Any, dtype: Any, length: int | None = None) -> Traced:
+    """The jaxprs of a chain whose state is like `state` (one chain's, arrays or shapes), `length` steps at a time: as many
+    as share a call of the generator, unless 1 is asked for."""
     if chain.draws.scheme == "epoch":
         raise Unsupported("random reshuffling: its permutation is worked out for a whole block of steps at once")
-    length = length_of(chain.draws)
+    natural = length_of(chain.draws)
+    length = natural if length is None else length
+    aligned = length == natural
     leaves, structure = jax.tree.flatten(chain)
     inner, inner_structure = jax.tree.flatten(state)
     like = lambda a: jax.ShapeDtypeStruct(np.shape(a), jnp.result_type(a))  # noqa: E731
@@ -71,7 +74,7 @@ def trace(chain: Chain, state: Any, dtype: Any) -> Traced:
     def draw(key0: Any, key1: Any, chain0: Any, chain1: Any, step0: Any, step1: Any) -> Drawn:
         clock = random.Clock((step0, step1), (step0, step1), jnp.uint32(0))
         ids = (chain0[None], chain1[None])
-        block = random.block((key0, key1), chain.draws, ids, clock, length, dtype, aligned=True)  # pyright: ignore
+        block = random.block((key0, key1), chain.draws, ids, clock, length, dtype, aligned=aligned)  # pyright: ignore
         return jax.tree.map(lambda a: a[..., 0], block)
 
     def step(given: list, held: list, drawn: Drawn, k: Any) -> list:

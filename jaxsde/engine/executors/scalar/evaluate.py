@@ -109,7 +109,7 @@ def _dot_general(g: Graph, avals: list, x: Any, y: Any, *, dimension_numbers: An
 
 
 def _reduce(operation: str) -> Any:
-    def rule(g: Graph, avals: list, x: Any, *, axes: tuple[int, ...], **params: Any) -> list:
+    def rule(g: Graph, avals: list, x: Any, *, axes: tuple, **params: Any) -> list:
         x = entries(g, x)
         kept = [d for d in range(x.ndim) if d not in axes]
         rows = x.transpose(*kept, *axes).reshape(
@@ -135,7 +135,7 @@ def _folded(g: Graph, operation: str, terms: np.ndarray, dtype: Any) -> Node:
 
 
 def _arg_reduce(compare: str) -> Any:
-    def rule(g: Graph, avals: list, x: Any, *, axes: tuple[int, ...], index_dtype: Any, **params: Any) -> list:
+    def rule(g: Graph, avals: list, x: Any, *, axes: tuple, index_dtype: Any, **params: Any) -> list:
         rows = np.moveaxis(entries(g, x), axes[0], -1)
         out = np.empty(rows.shape[:-1], object)
         for i in np.ndindex(out.shape):
@@ -234,7 +234,23 @@ def _cond(g: Graph, avals: list, which: Any, *operands: Any, branches: tuple, **
     return chosen
 
 
+def _platform_index(g: Graph, avals: list, *, platforms: tuple, **params: Any) -> list:
+    """Of the branch for no platform in particular."""
+    out = np.empty((), object)
+    out[()] = g.literal(next(i for i, names in enumerate(platforms) if names is None or "cpu" in names), avals[0].dtype)
+    return [out]
+
+
+def _empty(g: Graph, avals: list, **params: Any) -> list:
+    out = np.empty(avals[0].shape, object)
+    out[...] = g.literal(0, avals[0].dtype)
+    return [out]
+
+
 _RULES: dict[str, Any] = {
+    "platform_index": _platform_index,
+    "empty": _empty,
+    "empty2": _empty,
     "dot_general": _dot_general,
     "reduce_sum": _reduce("add"),
     "reduce_max": _reduce("max"),

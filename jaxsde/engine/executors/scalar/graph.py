@@ -21,6 +21,10 @@ class Unsupported(NotImplementedError):
     """This step cannot be taken apart into scalars; the message names what stands in the way."""
 
 
+class TooLarge(Unsupported):
+    """The step has more operations than a compiler takes in its stride."""
+
+
 class Node:
     """One operation. `args` holds nodes, and plain integers or strings where an operation has static parameters."""
 
@@ -67,7 +71,7 @@ class Graph:
     `functions` replaces operations on float32 by others: `functions[name](graph, *args)`.
     """
 
-    def __init__(self, functions: Mapping[str, Any] | None = None, limit: int = 60_000):
+    def __init__(self, functions: Mapping[str, Any] | None = None, limit: int = 16_000):
         self.functions = functions or {}
         self.limit = limit
         self.nodes: dict[tuple, Node] = {}
@@ -99,7 +103,7 @@ class Graph:
         key = (name, dtype, *(a.number if isinstance(a, Node) else ("static", a) for a in args))
         if key not in self.nodes:
             if len(self.nodes) >= self.limit:
-                raise Unsupported(f"a step of more than {self.limit} scalar operations")
+                raise TooLarge(f"a step of more than {self.limit} scalar operations")
             self.nodes[key] = Node(len(self.nodes), name, dtype, args, rate)
         return self.nodes[key]
 
