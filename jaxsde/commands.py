@@ -117,6 +117,16 @@ def list_(options: cli.List) -> int:
     return 0
 
 
+def _native() -> str:
+    """What the executor that compiles steps for the CPU finds here, in words."""
+    from .engine.executors.native import build
+
+    if why := build.missing():
+        return f"no ({why})"
+    machine, place = build.machine(), build.folder()
+    return f"{machine.name}, vectors of {machine.bits} bits, compiled code kept in {place or 'memory only'}"
+
+
 def doctor(options: cli.Doctor) -> int:
     """`jaxsde doctor`: what this machine has, and what is missing."""
     _quiet()
@@ -142,6 +152,7 @@ def doctor(options: cli.Doctor) -> int:
         devices, reason = [str(d) for d in jax.devices()], None
     except (ImportError, RuntimeError) as fault:
         devices, reason = [], one_line(str(fault).split("\n", 1)[0])
+    native = _native() if devices else "unknown without a device"
     memory = config.available_bytes()
     writable = {str(p): os.access(p, os.W_OK) for p in (Path.cwd(), Path(tempfile.gettempdir()))}
     ok = bool(devices) and all(packages.values())
@@ -154,6 +165,7 @@ def doctor(options: cli.Doctor) -> int:
         "memory_available": memory,
         "devices": devices,
         "devices_reason": reason,
+        "native": native,
         "packages": packages,
         "writable": writable,
     }
@@ -164,6 +176,7 @@ def doctor(options: cli.Doctor) -> int:
     print(f"jaxsde {__version__}, Python {found['python']}, {found['machine']}, {found['cores']} cores")
     print(f"memory available: {'unknown' if memory is None else f'{memory / 1e9:.1f} GB'}")
     print(f"devices: {', '.join(devices) or f'none ({reason})'}")
+    print(f"executor native: {native}")
     print("packages: " + ", ".join(f"{name} {version}" for name, version in packages.items() if version))
     if missing:
         print(f"missing: {', '.join(missing)}; pip install 'jaxsde[app]'")

@@ -1,0 +1,82 @@
+"""`python -m benchmarks.plot ROWS.json FIGURE.png`: each implementation as a fraction of the yardstick; and the table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from jaxsde.report.style import INK, MUTED, RULE, WIDTH
+
+# our executors, and whatever peer is the best of a workload
+SERIES = {"native": ("jaxsde, native", "#0b6cb0"), "vmap": ("jaxsde, vmap", "#8fbfe0"), "peer": ("best peer", "#d1570a")}
+
+
+def chosen(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """workload -> series -> the row that stands for it."""
+    found: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+    for row in rows:
+        if row["implementation"].startswith("jaxsde, "):
+            found[row["workload"]][row["executor"]] = row
+        elif row["of_yardstick"] == 1:
+            found[row["workload"]]["yardstick"] = row
+        elif row["chain_steps_per_second"] > found[row["workload"]].get("peer", {}).get("chain_steps_per_second", 0):
+            found[row["workload"]]["peer"] = row
+    return found
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The table of the README, in Markdown."""
+    lines = ["| workload | jaxsde, chain-steps/s | of the yardstick | × the best peer | which is | first result compiled in |", "|---|---|---|---|---|---|"]
+    for workload, series in chosen(rows).items():
+        ours, peer = series["native"], series["peer"]
+        lines.append(
+            f"| {workload} | {ours['chain_steps_per_second']:.2g} | {ours['of_yardstick']:.2f} | {ours['of_best_peer']:.0f} | "
+            f"{peer['implementation']} | {ours['compile_s']:.1f} s |"
+        )
+    return "\n".join(lines)
+
+
+def figure(rows: list[dict[str, Any]]) -> Figure:
+    """Bars on a logarithmic axis: 1 is the kernel written by hand."""
+    found = chosen(rows)
+    drawn = Figure(figsize=(WIDTH, 0.62 * len(found) + 0.9), layout="constrained")
+    axes = drawn.subplots()
+    for i, (workload, series) in enumerate(found.items()):
+        for j, (key, (label, colour)) in enumerate(SERIES.items()):
+            if key not in series:
+                continue
+            value, place = series[key]["of_yardstick"], i + 0.26 * (j - 1)
+            axes.barh(place, value, 0.24, color=colour, label=label if i == 0 else None)
+            name = f"  {value:.2g}" + (f"  ({series[key]['implementation']})" if key == "peer" else "")
+            axes.text(value, place, name, va="center", fontsize=7, color=MUTED)
+    axes.axvline(1, color=INK, linewidth=1)
+    axes.set_yticks(range(len(found)), list(found), fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.set_xlim(0.01, 3)
+    axes.set_xlabel("fraction of a kernel written by hand in C++ (per CPU-second)", fontsize=8)
+    axes.tick_params(labelsize=8, color=RULE)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+    return drawn
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.plot", description=__doc__)
+    parser.add_argument("rows", type=Path, help="what benchmarks.throughput wrote")
+    parser.add_argument("figure", type=Path, nargs="?", help="a .png or .svg file")
+    given = parser.parse_args(arguments)
+    rows = json.loads(given.rows.read_text())
+    print(table(rows))
+    if given.figure:
+        figure(rows).savefig(given.figure, dpi=160)
+
+
+if __name__ == "__main__":
+    main()
