@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--executors", nargs="+", default=list(EXECUTORS), choices=["auto", *EXECUTORS])
     parser.add_argument("--scale", type=float, default=1.0, help="factor of the steps that are timed")
     given = parser.parse_args(arguments)
+    os.environ["JAXSDE_CACHE_DIR"] = ""  # so that what is compiled is compiled here and now
     if why := yardstick.missing():
         print(f"no yardstick: {why}", file=sys.stderr)
     rows = []
