@@ -13,7 +13,11 @@ from matplotlib.figure import Figure
 from jaxsde.report.style import INK, MUTED, RULE, WIDTH
 
 # our executors, and whatever peer is the best of a workload
-SERIES = {"native": ("jaxsde, native", "#0b6cb0"), "vmap": ("jaxsde, vmap", "#8fbfe0"), "peer": ("best peer", "#d1570a")}
+SERIES = {
+    "native": ("jaxsde, native", "#0b6cb0"),
+    "vmap": ("jaxsde, vmap", "#8fbfe0"),
+    "peer": ("best peer", "#d1570a"),
+}
 
 
 def chosen(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
@@ -31,7 +35,10 @@ def chosen(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The table of the README, in Markdown."""
-    lines = ["| workload | jaxsde, chain-steps/s | of the yardstick | × the best peer | which is | first result compiled in |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| workload | jaxsde, chain-steps/s | of the yardstick | × the best peer | which is | first result compiled in |",
+        "|---|---|---|---|---|---|",
+    ]
     for workload, series in chosen(rows).items():
         ours, peer = series["native"], series["peer"]
         lines.append(
@@ -52,8 +59,16 @@ def figure(rows: list[dict[str, Any]]) -> Figure:
                 continue
             value, place = series[key]["of_yardstick"], i + 0.26 * (j - 1)
             axes.barh(place, value, 0.24, color=colour, label=label if i == 0 else None)
-            name = f"  {value:.2g}" + (f"  ({series[key]['implementation']})" if key == "peer" else "")
-            axes.text(value, place, name, va="center", fontsize=7, color=MUTED)
+            name = f" {value:.2g}" + (f"  ({series[key]['implementation']})" if key == "peer" else "")
+            axes.text(
+                value,
+                place,
+                name,
+                va="center",
+                fontsize=7,
+                color=MUTED,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4},
+            )
     axes.axvline(1, color=INK, linewidth=1)
     axes.set_yticks(range(len(found)), list(found), fontsize=8)
     axes.invert_yaxis()
