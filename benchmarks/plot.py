@@ -53,7 +53,7 @@ def figure(rows: list[dict[str, Any]]) -> Figure:
     found = chosen(rows)
     drawn = Figure(figsize=(WIDTH, 0.62 * len(found) + 0.9), layout="constrained")
     axes = drawn.subplots()
-    for i, (workload, series) in enumerate(found.items()):
+    for i, series in enumerate(found.values()):
         for j, (key, (label, colour)) in enumerate(SERIES.items()):
             if key not in series:
                 continue

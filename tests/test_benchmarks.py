@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from benchmarks import equations, harness, throughput, yardstick
+from benchmarks import equations, harness, plot, throughput, yardstick
 
 OU = equations.ornstein_uhlenbeck()
 
@@ -97,3 +98,12 @@ def test_programs_compiled_ahead_of_time():
     assert ready.trace_s is not None and ready.compile_s is not None
     late = harness.cold_start(lambda seed: np.asarray(jax.jit(lambda x: x + seed)(np.ones(3))), lambda: "xla")
     assert late.compile_s is not None and late.run(2).tolist() == [3, 3, 3]
+
+
+def test_the_readme_shows_what_was_measured(tmp_path):
+    root = Path(__file__).parents[1]
+    rows = json.loads((root / "benchmarks/results/cpu.json").read_text())
+    assert plot.table(rows) in (root / "README.md").read_text(encoding="utf-8")
+    assert {row["workload"] for row in rows} == set(plot.chosen(rows)) and len(plot.chosen(rows)) == len(throughput.WORKLOADS)
+    plot.main([str(root / "benchmarks/results/cpu.json"), str(tmp_path / "bars.png")])
+    assert (tmp_path / "bars.png").read_bytes() == (root / "docs/throughput.png").read_bytes()
