@@ -16,7 +16,7 @@ import pytest
 
 import jaxsde as js
 from jaxsde.engine.executors import native
-from jaxsde.engine.executors.native import build, floats
+from jaxsde.engine.executors.native import build, floats, kernel
 from jaxsde.engine.executors.scalar import Graph, evaluate
 from jaxsde.engine.executors.scalar.graph import CHAIN
 
@@ -248,6 +248,34 @@ def test_new_numbers_compile_nothing(monkeypatch):
     assert len(made) == 1
     run(1, 0.2)
     assert len(made) == 1
+
+
+PROCESSORS = {
+    "AVX-512": (build.Machine("x86_64-unknown-linux-gnu", "skylake-avx512", "", 512), "zmm"),
+    "AVX2": (build.Machine("x86_64-unknown-linux-gnu", "haswell", "", 256), "ymm"),
+    "x86-64": (build.Machine("x86_64-unknown-linux-gnu", "x86-64", "", 128), "xmm"),
+    "arm64": (build.Machine("aarch64-unknown-linux-gnu", "neoverse-n1", "", 128), "fmla"),
+}
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+@pytest.mark.parametrize("loss", ["logistic", "softmax", "network"])
+def test_the_code_compiles_for_other_processors(name, loss):
+    """Compiled, not run: gathers, functions, divisions and masks all have a form there."""
+    import llvmlite.binding as llvm
+
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    machine, word = PROCESSORS[name]
+    function, target, start = LOSSES[loss]
+    chain = js.sgd(js.finite_sum(function, (X, target), start), learning_rate=0.05, batch_size=2)
+    state = jax.eval_shape(chain.init, jax.ShapeDtypeStruct((chain.dim,), np.float32))
+    plan = native._Plan(chain, state, np.dtype(np.float32))
+    module = llvm.parse_assembly(kernel.source(plan.fast, plan.masked, 16, machine))
+    module.verify()
+    maker = llvm.Target.from_triple(machine.triple).create_target_machine(machine.name, opt=3, reloc="pic", codemodel="small")
+    assert word in maker.emit_assembly(module)
+    assert len(maker.emit_object(module)) > 1000
 
 
 # functions of float32 --------------------------------------------------------------------------------------------------

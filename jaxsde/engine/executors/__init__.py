@@ -22,7 +22,7 @@ def choose(wanted: str, chain: Any, state: Any, dtype: Any, platform: str) -> st
         if reason is None:
             return name
         if name == wanted:
-            warnings.warn(f"executor {name!r} cannot run this chain ({reason}); another one does", stacklevel=4)
+            warnings.warn(f"executor {name!r} cannot run this chain ({reason}); another one does", stacklevel=5)
         else:
             log.info("executor %s does not run this chain: %s", name, reason)
     raise AssertionError("the last executor takes every chain")
