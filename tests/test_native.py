@@ -336,7 +336,8 @@ def test_functions_of_float32(name):
     got = _values(name, x)
     np.testing.assert_array_equal(np.isnan(got), np.isnan(truth))
     fine = ~np.isnan(truth)
-    truth32 = truth[fine].astype(np.float32)
+    with np.errstate(over="ignore"):
+        truth32 = truth[fine].astype(np.float32)
     infinite = np.isinf(truth32)
     np.testing.assert_array_equal(got[fine][infinite], truth32[infinite])
     unit = np.spacing(np.maximum(np.abs(truth32[~infinite]), np.finfo(np.float32).tiny)).astype(np.float64)
