@@ -15,7 +15,7 @@ from jax import lax
 import jaxsde as js
 
 from . import yardstick
-from .harness import Implementation, Ready, Workload, ahead_of_time, cold_start
+from .harness import Implementation, Ready, Workload, ahead_of_time, cold_start, ours
 
 
 class Descent(NamedTuple):
@@ -121,19 +121,15 @@ def workload(descent: Descent, chains: int, executors: tuple[str, ...], scale: f
     """Every implementation that can run here. Steps differ, so that slow ones take no longer than fast ones."""
     n = {name: max(16, int(scale * count)) for name, count in descent.steps.items()}
     bound = functools.partial
-    ways = [
-        Implementation(f"jaxsde, {e}", "jaxsde", n["native" if e == "auto" else e], bound(jaxsde, descent, e)) for e in executors
-    ]
+    ways = ours(bound(jaxsde, descent), executors, n)
     ways += [
         Implementation("optax in a vmapped scan", "peer", n["optax"], bound(optax_scan, descent)),
         Implementation("scan + vmap(grad), a key per step", "peer", n["one key"], bound(one_key_per_step, descent)),
         Implementation("NumPy", "peer", n["numpy"], bound(numpy, descent)),
     ]
-    if not yardstick.missing():
-        kernel = lambda chains, steps: yardstick.prepare(  # noqa: E731
-            descent.kernel, len(descent.flat), descent.given, chains, steps, len(descent.target)
-        )
-        ways.append(Implementation("C++ AVX2 by hand", "yardstick", n["limit"], kernel))
+    ways += yardstick.implementations(
+        descent.kernel, len(descent.flat), descent.given, n["limit"], len(descent.target)
+    )
     return Workload(descent.name, chains, functools.partial(reference, descent), ways)
 
 

@@ -19,7 +19,7 @@ from jax import lax
 import jaxsde as js
 
 from . import yardstick
-from .harness import Implementation, Ready, Workload, ahead_of_time, cold_start
+from .harness import Implementation, Ready, Workload, ahead_of_time, cold_start, ours
 
 
 class Equation(NamedTuple):
@@ -142,9 +142,7 @@ def workload(equation: Equation, chains: int, executors: tuple[str, ...], scale:
     """Every implementation that can run here. Steps differ, so that slow ones take no longer than fast ones."""
     n = {name: max(16, int(scale * count)) for name, count in equation.steps.items()}
     bound = functools.partial
-    ways = [
-        Implementation(f"jaxsde, {e}", "jaxsde", n["native" if e == "auto" else e], bound(jaxsde, equation, e)) for e in executors
-    ]
+    ways = ours(bound(jaxsde, equation), executors, n)
     ways += [
         Implementation("diffrax Euler, UnsafeBrownianPath", "peer", n["diffrax"], bound(diffrax, equation, False)),
         Implementation("diffrax Euler, VirtualBrownianTree", "peer", n["tree"], bound(diffrax, equation, True)),
@@ -154,9 +152,7 @@ def workload(equation: Equation, chains: int, executors: tuple[str, ...], scale:
     ]
     if np.ndim(equation.size) == 0:  # SGLD knows isotropic noise only
         ways.append(Implementation("BlackJAX SGLD", "peer", n["blackjax"], bound(blackjax, equation)))
-    if not yardstick.missing():
-        kernel = lambda chains, steps: yardstick.prepare(equation.kernel, equation.dim, equation.given, chains, steps)  # noqa: E731
-        ways.append(Implementation("C++ AVX2 by hand", "yardstick", n["limit"], kernel))
+    ways += yardstick.implementations(equation.kernel, equation.dim, equation.given, n["limit"])
     return Workload(equation.name, chains, functools.partial(reference, equation), ways)
 
 

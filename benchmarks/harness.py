@@ -7,6 +7,7 @@ spell of the machine falls on all of them alike.
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -61,6 +62,14 @@ ROW = (
     "workload", "implementation", "executor", "chains", "steps", "chain_steps_per_second", "per_cpu_second", "of_best_peer",
     "of_yardstick", "trace_s", "compile_s", "device", "versions",
 )  # fmt: skip
+
+
+def ours(prepare: Callable[..., Ready], executors: Sequence[str], steps: dict[str, int]) -> list[Implementation]:
+    """jaxsde by each executor; `prepare(executor, chains, steps)`."""
+    return [
+        Implementation(f"jaxsde, {e}", "jaxsde", steps["native" if e == "auto" else e], functools.partial(prepare, e))
+        for e in executors
+    ]
 
 
 def ahead_of_time(f: Callable[..., Any], *arguments: Callable[[int], Any]) -> Ready:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .harness import Ready
+from .harness import Implementation, Ready
 
 _SOURCES = sorted((Path(__file__).parent / "limit").glob("*.cpp"))
 _FLAGS = ("-O3", "-mavx2", "-mfma", "-std=c++17", "-shared", "-fPIC", "-pthread")
@@ -63,3 +63,11 @@ def prepare(kernel: str, dim: int, given: np.ndarray, chains: int, steps: int, e
         return out[:chains]
 
     return Ready(run, executor="c++")
+
+
+def implementations(kernel: str, dim: int, given: np.ndarray, steps: int, examples: int | None = None) -> list[Implementation]:
+    """The kernel as a way to simulate, where it can be compiled."""
+    if missing():
+        return []
+    run = lambda chains, steps: prepare(kernel, dim, given, chains, steps, examples)  # noqa: E731
+    return [Implementation("C++ AVX2 by hand", "yardstick", steps, run)]

@@ -219,7 +219,6 @@ def test_the_width_of_vectors_changes_no_bit(bits, monkeypatch):
     ]
     here = build.machine()
     before = [js.simulate(c, np.ones(3), key=KEY, chains=96, steps=50, executor="native").positions for c in chains]
-    assert min(bits, here.bits) <= here.bits
     native._plans.clear()
     from jaxsde.engine import launch
 

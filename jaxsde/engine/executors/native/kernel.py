@@ -17,7 +17,8 @@ import numpy as np
 from ..scalar.block import Steps
 from ..scalar.graph import Node
 from .build import Machine
-from .vectors import TYPES, Printer, Writer
+from .vectors import TYPES, Printer
+from .writer import Writer
 
 ARGUMENTS = (
     "ptr noalias %state, ptr noalias %tables, ptr noalias %chain0, ptr noalias %chain1, ptr noalias %alive, "
@@ -50,7 +51,7 @@ class _Kernel:
 
     def text(self) -> str:
         b, p = self.body, self.preamble
-        dims, size = len(self.fast.positions[0]), len(self.fast.state)
+        size = len(self.fast.state)
         kinds = [b.vector(TYPES[n.dtype.name]) for n in self.fast.state]
         u32, bytes_ = b.vector("i32"), b.vector("i8")
         for r in range(size):
@@ -98,7 +99,7 @@ class _Kernel:
             "number": numbers,
         }
         b.label("fast")
-        fast_after, wait, slot = self._fast(known, dims)
+        fast_after, wait, slot = self._fast(known)
         kept = self._all(self._need(self.fast_printer, [self.fast.alive])[0])
         add = b.let(f"add {u32} %done, splat (i32 {length})")
         b.line(f"br i1 {kept}, label %fast.end, label %masked")
@@ -106,7 +107,7 @@ class _Kernel:
         b.line("br label %latch")
 
         b.label("masked")
-        after, alive, survived, wait_masked, slot_masked = self._masked(known, dims)
+        after, alive, survived, wait_masked, slot_masked = self._masked(known)
         b.line("br label %masked.end")
         b.label("masked.end")
         b.line("br label %latch")
@@ -148,7 +149,7 @@ class _Kernel:
         ]
         return "\n".join(lines) + "\n"
 
-    def _fast(self, known: dict[str, list[str]], dims: int) -> tuple[list[str], str, str]:
+    def _fast(self, known: dict[str, list[str]]) -> tuple[list[str], str, str]:
         """A block of steps without masks: where it leaves the state, and the place in the schedule of the statistics."""
         b, steps = self.body, self.fast
         self.fast_printer = Printer(steps.graph, b, self.preamble, _inputs(steps, known), self._table, self._room)
@@ -159,7 +160,7 @@ class _Kernel:
             wait, slot = self._sample(f"fast{j}", due, at, position, slot, wait, None)
         return self._need(self.fast_printer, steps.after), wait, slot
 
-    def _masked(self, known: dict[str, list[str]], dims: int) -> tuple[list[str], str, str, str, str]:
+    def _masked(self, known: dict[str, list[str]]) -> tuple[list[str], str, str, str, str]:
         """The same step by step: a step that is not of this launch, or that a chain does not survive, is not taken."""
         b, steps = self.body, self.masked
         going = []

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..scalar.graph import CHAIN, CONSTANT, Graph, Node, Unsupported, ordered
+from .rows import columns_of
+from .writer import Writer, short
 
 TYPES = {
     "float32": "float", "float64": "double", "bool": "i1", "int8": "i8", "uint8": "i8", "int16": "i16", "uint16": "i16",
@@ -31,56 +33,6 @@ LIBRARY = {
     "acosh": "acosh", "atanh": "atanh", "erf": "erf", "erfc": "erfc", "lgamma": "lgamma", "cbrt": "cbrt", "pow": "pow",
     "atan2": "atan2",
 }  # fmt: skip
-
-
-class Writer:
-    """Lines of one function, for vectors of `lanes` chains and registers of `register` bits. Values are named by their node;
-    `inputs` gives the names of nodes that are there already."""
-
-    def __init__(self, lanes: int, register: int):
-        self.lanes, self.register = lanes, register
-        self.lines: list[str] = []
-        self.declarations: dict[str, str] = {}
-        self.helpers: dict[str, str] = {}
-        self.fresh = 0
-
-    def name(self) -> str:
-        self.fresh += 1
-        return f"%v{self.fresh}"
-
-    def line(self, text: str) -> None:
-        self.lines.append(f"  {text}")
-
-    def let(self, text: str) -> str:
-        name = self.name()
-        self.lines.append(f"  {name} = {text}")
-        return name
-
-    def label(self, name: str) -> None:
-        self.lines.append(f"{name}:")
-
-    def vector(self, scalar: str) -> str:
-        return f"<{self.lanes} x {scalar}>"
-
-    def splat(self, scalar: str, value: str) -> str:
-        """All lanes the same."""
-        kind = self.vector(scalar)
-        first = self.let(f"insertelement {kind} poison, {scalar} {value}, i64 0")
-        return self.let(f"shufflevector {kind} {first}, {kind} poison, <{self.lanes} x i32> zeroinitializer")
-
-    def intrinsic(self, name: str, kind: str, *arguments: str, extra: str = "") -> str:
-        """A call of an LLVM intrinsic, all of whose arguments have the type of the result."""
-        suffix = f"v{self.lanes}{_short(kind)}" if kind.startswith("<") else _short(kind)
-        full = f"@llvm.{name}.{suffix}"
-        types = ", ".join([kind] * len(arguments)) + (", i1" if extra else "")
-        self.declarations[full] = f"declare {kind} {full}({types})"
-        given = ", ".join(f"{kind} {a}" for a in arguments) + (f", i1 {extra}" if extra else "")
-        return self.let(f"call {kind} {full}({given})")
-
-
-def _short(kind: str) -> str:
-    scalar = kind.split(" x ")[-1].rstrip(">")
-    return {"float": "f32", "double": "f64"}.get(scalar, scalar)
 
 
 def constant(node: Node) -> str:
@@ -142,7 +94,7 @@ class Printer:
 
     def _operand(self, out: Writer, node: Node, wide: bool) -> str:
         """An operand; a table's entry that the preamble needs is read there."""
-        if out is self.preamble and node.op == "entry" and out is not self.body:
+        if out is self.preamble and node.op == "entry":
             return self._entry(out, node)
         return self.use(node, wide)
 
@@ -187,7 +139,7 @@ class Printer:
             if width < 4 or scalar not in ("float", "i32", "double", "i64"):
                 inside, rest = inside[:1], inside[1:]
                 group, width = rest + group, 1
-            columns = _columns(out, scalar, pointers, start, width)
+            columns = columns_of(out, scalar, pointers, start, width)
             for n in inside:
                 self.names[n.number] = columns[n.args[2] - start]
 
@@ -206,93 +158,6 @@ class Printer:
         return [
             out.let(f"getelementptr {stored}, ptr {self.table(leaf)}, i64 {i}") for i in self.addresses[base.number]
         ]
-
-
-def _columns(out: Writer, scalar: str, pointers: list[str], start: int, width: int) -> list[str]:
-    """Columns start … start + width − 1 of the rows that the lanes point to, each a vector of lanes."""
-    lanes, kind = out.lanes, out.vector(scalar)
-    if width == 1:
-        stored = "i8" if scalar == "i1" else scalar
-        column = "poison"
-        for i, p in enumerate(pointers):
-            place = out.let(f"getelementptr {stored}, ptr {p}, i64 {start}")
-            value = out.let(f"load {stored}, ptr {place}, !invariant.load !0")
-            value = out.let(f"trunc i8 {value} to i1") if scalar == "i1" else value
-            column = out.let(f"insertelement {kind} {column}, {scalar} {value}, i64 {i}")
-        return [column]
-    rows, align = [], 4 if scalar in ("float", "i32") else 8
-    for p in pointers:
-        place = out.let(f"getelementptr {scalar}, ptr {p}, i64 {start}")
-        rows.append(out.let(f"load <{width} x {scalar}>, ptr {place}, align {align}, !invariant.load !0"))
-    # one register's worth of chains at a time
-    size = min(lanes, out.register // (8 * align))
-    parts = [_transposed(out, scalar, rows[k : k + size], width) for k in range(0, lanes, size)]
-    return [_joined(out, scalar, [part[c] for part in parts], size) for c in range(width)]
-
-
-def _joined(out: Writer, scalar: str, parts: list[str], size: int) -> str:
-    """Vectors side by side; their number is a power of two."""
-    while len(parts) > 1:
-        both = range(2 * size)
-        parts = [_shuffle(out, scalar, size, a, b, both) for a, b in zip(parts[::2], parts[1::2], strict=True)]
-        size *= 2
-    return parts[0]
-
-
-def _shuffle(out: Writer, scalar: str, size: int, a: str, b: str, chosen: Iterable[int]) -> str:
-    """Entries of a (0 … size − 1) and b (size …)."""
-    words = [f"i32 {i}" for i in chosen]
-    kind = f"<{size} x {scalar}>"
-    return out.let(f"shufflevector {kind} {a}, {kind} {b}, <{len(words)} x i32> <{', '.join(words)}>")
-
-
-def _transposed(out: Writer, scalar: str, rows: list[str], width: int) -> list[str]:
-    """The columns of `len(rows)` rows of `width` numbers.
-
-    Each stage pairs vectors whose row numbers differ in one bit and trades it for one bit of the column, by shuffles that
-    are one instruction: interleaving inside 128 bits, then whole blocks of 128 bits.
-    """
-    size, narrow = len(rows), scalar in ("float", "i32")
-    if not narrow or size not in (4, 8, 16):
-        return _transposed_plainly(out, scalar, rows, width)
-    # which rows lie side by side in vector r: what remains of the row number when the stages are over
-    spread = [[8 * (r // 4) + r % 4, 8 * (r // 4) + r % 4 + 4] for r in range(8)]
-    sides = {4: [list(range(r, size, 4)) for r in range(4)], 8: spread if size == 16 else [[r] for r in range(8)]}
-    together = sides.get(width, [[r] for r in range(16)])
-    vectors = [_joined(out, scalar, [rows[i] for i in members], width) for members in together]
-    blocks = range(0, size, 4)
-    stages = [
-        (1, [[q + i + n * size for q in blocks for i in h for n in (0, 1)] for h in ((0, 1), (2, 3))]),
-        (2, [[q + i + n * size for q in blocks for n in (0, 1) for i in h] for h in ((0, 1), (2, 3))]),
-    ]
-    for bit in (4, 8):
-        if bit < width:
-            stages.append((bit, [[q + i + n * size for n in (0, 1) for q in blocks[h::2] for i in range(4)] for h in (0, 1)]))
-    for bit, (low, high) in stages:
-        turned = list(vectors)
-        for i in range(width):
-            if not i & bit:
-                turned[i] = _shuffle(out, scalar, size, vectors[i], vectors[i + bit], low)
-                turned[i + bit] = _shuffle(out, scalar, size, vectors[i], vectors[i + bit], high)
-        vectors = turned
-    # interleaving brings the two lowest bits of the column out in the other order
-    return [vectors[c & ~3 | (c & 1) << 1 | (c & 2) >> 1] for c in range(width)]
-
-
-def _transposed_plainly(out: Writer, scalar: str, rows: list[str], width: int) -> list[str]:
-    size = len(rows)
-    vectors = [_joined(out, scalar, rows[k::width], width) for k in range(width)]
-    stride = 1
-    while stride < width:
-        low = [i if not i & stride else size + i - stride for i in range(size)]
-        high = [i + stride if not i & stride else size + i for i in range(size)]
-        turned = list(vectors)
-        for i in range(width):
-            if not i & stride:
-                turned[i] = _shuffle(out, scalar, size, vectors[i], vectors[i + stride], low)
-                turned[i + stride] = _shuffle(out, scalar, size, vectors[i], vectors[i + stride], high)
-        vectors, stride = turned, stride * 2
-    return vectors
 
 
 def _emit(
@@ -321,7 +186,7 @@ def _emit(
     if op in ("max", "min"):
         return _extreme(out, op, first, kind, args, wide)
     if op == "not":
-        return out.let(f"xor {kind} {args[0]}, {_all_ones(out, kind, wide)}")
+        return out.let(f"xor {kind} {args[0]}, {_all_ones(kind, wide)}")
     if op == "bitcast":
         return out.let(f"bitcast {given} {args[0]} to {kind}")
     if op == "nearby":  # of a number that is known to be an integer in range, or NaN, of which anything is made
@@ -356,7 +221,7 @@ def _zero(kind: str) -> str:
     return "zeroinitializer" if kind.startswith("<") else "0"
 
 
-def _all_ones(out: Writer, kind: str, wide: bool) -> str:
+def _all_ones(kind: str, wide: bool) -> str:
     scalar = kind.split(" x ")[-1].rstrip(">")
     value = "true" if scalar == "i1" else "-1"
     return f"splat ({scalar} {value})" if wide else value
@@ -442,7 +307,7 @@ def _library(out: Writer, op: str, dtype: np.dtype, kind: str, args: list[str], 
     out.declarations[symbol] = f"declare {scalar} {symbol}({given})"
     if not wide:
         return out.let(f"call {scalar} {symbol}({', '.join(f'{scalar} {a}' for a in args)})")
-    helper = f"@jaxsde_{op}_{_short(kind)}"
+    helper = f"@jaxsde_{op}_{short(kind)}"
     if helper not in out.helpers:
         lines = [f"define internal {kind} {helper}({', '.join(f'{kind} %x{j}' for j in range(len(args)))}) noinline {{"]
         result = "poison"

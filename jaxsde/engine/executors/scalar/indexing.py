@@ -320,11 +320,8 @@ INDEXING: dict[str, Any] = {
     "gather": gather,
     "scatter": _scatter(None),
     "scatter-add": _scatter("add"),
-    "scatter_add": _scatter("add"),
+    "scatter-sub": _scatter("sub"),
     "scatter-mul": _scatter("mul"),
-    "scatter_mul": _scatter("mul"),
-    "scatter_min": _scatter("min"),
     "scatter-min": _scatter("min"),
-    "scatter_max": _scatter("max"),
     "scatter-max": _scatter("max"),
 }
