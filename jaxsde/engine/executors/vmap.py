@@ -23,7 +23,7 @@ _BLOCK = 16  # steps whose draws are made together, fewer when one step needs ma
 _BLOCK_DRAWS = 4096
 
 
-def refuses(chain: Chain, state: Any, dtype: Any, platform: str) -> str | None:
+def refuses(chain: Chain, state: Any, dtype: Any, platform: str, *, wanted: bool) -> str | None:
     """Why this executor cannot run a chain: there is no reason."""
     return None
 

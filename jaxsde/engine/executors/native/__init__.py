@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +19,7 @@ from jax import lax
 
 from ..scalar import Unsupported, block
 from ..scalar.graph import CHAIN, TooLarge, ordered
+from ..scalar.plans import Plans
 from ..tile import Span, Tile, divergence_limit, number, observe
 from ..xla import compiled, memory_bytes
 from . import build, floats, kernel
@@ -29,14 +29,14 @@ _SAMPLES = 64
 _ARGUMENTS = (*[ctypes.c_void_p] * 8, ctypes.c_int64, ctypes.c_uint32, ctypes.c_uint32, *[ctypes.c_int64] * 4)
 
 
-def refuses(chain: Any, state: Any, dtype: Any, platform: str) -> str | None:
+def refuses(chain: Any, state: Any, dtype: Any, platform: str, *, wanted: bool) -> str | None:
     """Why this executor cannot run a chain, None if it can. `state` is like one chain's."""
     if platform != "cpu":
         return f"it is for CPUs, and the device is {platform}"
     if why := build.missing():
         return why
     try:
-        _plan(chain, state, np.dtype(dtype))
+        _plan(chain, state, dtype)
     except Unsupported as error:
         return str(error)
     return None
@@ -47,7 +47,7 @@ def program(arguments: tuple, *, every: int, rows: int, platform: str) -> Progra
     chain, statistics, _, _, span, tile = arguments
     one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(np.shape(a)[1:], a.dtype), tile.state)
     dtype = _position(chain, one).dtype
-    return Program(_plan(chain, one, np.dtype(dtype)), chain, statistics, span, tile, every, rows)
+    return Program(_plan(chain, one, dtype), chain, statistics, span, tile, every, rows)
 
 
 class _Plan:
@@ -89,27 +89,7 @@ class _Code:
         self.call = ctypes.CFUNCTYPE(None, *_ARGUMENTS)(self.built.address("advance"))
 
 
-_plans: OrderedDict[Any, _Plan | Unsupported] = OrderedDict()
-_KEPT_PLANS = 64
-
-
-def _plan(chain: Any, state: Any, dtype: np.dtype) -> _Plan:
-    """The plan for a structure of chain; what could not be taken apart once is not tried again."""
-    leaves, structure = jax.tree.flatten((chain, state))
-    wide_types = bool(jax.config.jax_enable_x64)  # pyright: ignore[reportAttributeAccessIssue]
-    key = (structure, tuple((np.shape(a), np.dtype(a.dtype)) for a in leaves), dtype, wide_types)
-    if key not in _plans:
-        try:
-            _plans[key] = _Plan(chain, state, dtype)
-        except Unsupported as error:
-            _plans[key] = error
-        while len(_plans) > _KEPT_PLANS:
-            _plans.popitem(last=False)
-    _plans.move_to_end(key)
-    found = _plans[key]
-    if isinstance(found, Unsupported):
-        raise found
-    return found
+_plan = Plans(_Plan)
 
 
 class Program:

@@ -95,9 +95,16 @@ def trace(chain: Chain, state: Any, dtype: Any, length: int | None = None) -> Tr
     return Traced(length, draws, closed, jax.make_jaxpr(position)(shared, states), states, shared)
 
 
-def steps(traced: Traced, limit: float, masked: bool, functions: Mapping[str, Any] | None = None) -> Steps:
-    """The graph of `traced.length` steps; a chain whose position passes `limit`, or is NaN, has diverged."""
-    g = Graph(functions)
+def steps(
+    traced: Traced,
+    limit: float,
+    masked: bool,
+    functions: Mapping[str, Any] | None = None,
+    operations: int = 16_000,
+) -> Steps:
+    """The graph of `traced.length` steps, of at most so many `operations`; a chain whose position passes `limit`, or is NaN,
+    has diverged."""
+    g = Graph(functions, operations)
     places = arrange([(a.shape, np.dtype(a.dtype)) for a in traced.shared])
     tables = [p.view(a.shape, np.dtype(a.dtype)) for p, a in zip(places, traced.shared, strict=True)]
     shared: list[Any] = [t if t.size > 1 else entries(g, t) for t in tables]
