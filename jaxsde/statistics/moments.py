@@ -18,24 +18,26 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from ..struct import static, struct
-from .sums import Count, Sum, add, cleared, count_up, fold, integers, no_count, no_sum, value, whole, words
+from .sums import Count, Sum, carried, cleared, collected, count_up, fold, integers, no_count, no_sum, value, whole, words
 
 
 class Powers(NamedTuple):
-    """counted ["c"], shift ["c d"] and, for k = 1 … order, Σ (x − shift)^k ["c d"]."""
+    """counted ["c"], shift ["c d"] and, for k = 1 … order, Σ (x − shift)^k ["c d"]: what has been carried, and the rest."""
 
     counted: Count
     shift: Any
     sums: tuple[Sum, ...]
+    parts: tuple[Any, ...] = ()
 
 
 class Products(NamedTuple):
-    """counted ["c"], shift ["c d"], Σ y ["c d"] and Σ y yᵀ ["c d d"] with y = x − shift."""
+    """counted ["c"], shift ["c d"], Σ y ["c d"] and Σ y yᵀ ["c d d"] with y = x − shift: what has been carried, and the rest."""
 
     counted: Count
     shift: Any
     first: Sum
     second: Sum
+    parts: tuple[Any, ...] = ()
 
 
 def shifted(count: Count, shift: Array, x: Array) -> tuple[Array, Array]:
@@ -51,17 +53,20 @@ def share(part: np.ndarray, total: np.ndarray) -> np.ndarray:
 
 
 def _powers_init(x: Array, order: int) -> Powers:
-    return Powers(no_count(x.shape[:1]), jnp.zeros_like(x), tuple(no_sum(x.shape, x.dtype) for _ in range(order)))
+    sums = tuple(no_sum(x.shape, x.dtype) for _ in range(order))
+    return Powers(no_count(x.shape[:1]), jnp.zeros_like(x), sums, tuple(jnp.zeros_like(x) for _ in range(order)))
 
 
 def _powers_update(acc: Powers, x: Array, alive: Array) -> Powers:
     shift, y = shifted(acc.counted, acc.shift, x)
-    sums, power = [], y
-    for i, total in enumerate(acc.sums):
+    parts, power = [], y
+    for i, part in enumerate(acc.parts):
         if i:
             power = power * y
-        sums.append(add(total, power))
-    return cleared(Powers(count_up(acc.counted, 1), shift, tuple(sums)), alive)
+        parts.append(part + power)
+    count = count_up(acc.counted, 1)
+    sums, parts = carried(count, acc.sums, tuple(parts))
+    return Powers(*cleared((count, shift), alive), sums, parts)
 
 
 def _powers_merge(acc: Powers) -> Powers:
@@ -85,9 +90,10 @@ def _powers_merge(acc: Powers) -> Powers:
         return (n, mean, *(p + q for p, q in zip(left, right, strict=True)))
 
     n = integers(acc.counted).astype(np.float64)[:, None]
-    sums = [value(s) for s in acc.sums]
+    parts = acc.parts or (None,) * len(acc.sums)
+    sums = [collected(acc.counted, s, p) for s, p in zip(acc.sums, parts, strict=True)]
     delta = share(sums[0], n)
-    rows = (n, np.asarray(acc.shift, np.float64) + delta, *about((n, *sums), delta))
+    rows = (n, np.where(n > 0, acc.shift, 0.0) + delta, *about((n, *sums), delta))
     _, mean, *central = fold(rows, combine)
     total = integers(acc.counted).sum(keepdims=True)
     return Powers(words(total), mean, (whole(np.zeros_like(mean)), *(whole(m) for m in central)))
@@ -153,19 +159,23 @@ class Covariance:
 
     def init(self, x: Float[Array, "c d"]) -> Products:
         c, d = x.shape
-        return Products(no_count((c,)), jnp.zeros_like(x), no_sum((c, d), x.dtype), no_sum((c, d, d), x.dtype))
+        sums = no_sum((c, d), x.dtype), no_sum((c, d, d), x.dtype)
+        return Products(no_count((c,)), jnp.zeros_like(x), *sums, tuple(s.hi for s in sums))
 
     def update(self, acc: Products, t: Any, x: Float[Array, "c d"], alive: Bool[Array, " c"]) -> Products:
         shift, y = shifted(acc.counted, acc.shift, x)
-        second = add(acc.second, y[:, :, None] * y[:, None, :])
-        return cleared(Products(count_up(acc.counted, 1), shift, add(acc.first, y), second), alive)
+        count = count_up(acc.counted, 1)
+        parts = acc.parts[0] + y, acc.parts[1] + y[:, :, None] * y[:, None, :]
+        sums, parts = carried(count, (acc.first, acc.second), parts)
+        return Products(*cleared((count, shift), alive), *sums, parts)
 
     def merge(self, acc: Products) -> Products:
         n = integers(acc.counted).astype(np.float64)[:, None]
-        first = value(acc.first)
+        parts = acc.parts or (None, None)
+        first, second = (collected(acc.counted, s, p) for s, p in zip((acc.first, acc.second), parts, strict=True))
         delta = share(first, n)
-        second = value(acc.second) - n[..., None] * _outer(delta)
-        _, mean, second = fold((n, np.asarray(acc.shift, np.float64) + delta, second), combine_products)
+        second = second - n[..., None] * _outer(delta)
+        _, mean, second = fold((n, np.where(n > 0, acc.shift, 0.0) + delta, second), combine_products)
         total = integers(acc.counted).sum(keepdims=True)
         return Products(words(total), mean, whole(np.zeros_like(mean)), whole(second))
 

@@ -60,6 +60,33 @@ def add(total: Sum, y: Any) -> Sum:
     return Sum(hi, lo - (hi - s))
 
 
+CARRY = 64  # samples that are added plainly before they go into a compensated sum
+
+
+@jax.jit
+def rarely(flag: Any) -> Any:
+    """The flag itself. An executor may take it that it is almost always false, and branch where another selects."""
+    return flag
+
+
+def carried(count: Count, totals: tuple[Sum, ...], parts: tuple[Any, ...]) -> tuple[tuple[Sum, ...], tuple[Any, ...]]:
+    """The parts go into the totals whenever a chain has counted another `CARRY` samples.
+
+    A part is a plain sum of at most `CARRY` terms: it loses no more than its terms had lost, the compensated addition is paid
+    once for all of them, and when it comes depends on the samples alone.
+    """
+    due = rarely((count.lo & jnp.uint32(CARRY - 1)) == 0)
+
+    def spread(leaf: Any) -> Any:
+        return due.reshape(due.shape + (1,) * (leaf.ndim - 1))
+
+    def chosen(total: Sum, part: Any) -> Sum:
+        return Sum(*(jnp.where(spread(part), new, old) for new, old in zip(add(total, part), total, strict=True)))
+
+    totals = tuple(chosen(t, p) for t, p in zip(totals, parts, strict=True))
+    return totals, tuple(jnp.where(spread(p), jnp.zeros((), p.dtype), p) for p in parts)
+
+
 def cleared(acc: T, alive: Any) -> T:
     """`acc` where the chain is alive, zero where it is not: what a chain did before it diverged is not averaged in."""
 
@@ -83,6 +110,13 @@ def words(n: np.ndarray) -> Count:
 def value(total: Sum) -> np.ndarray:
     """hi + lo in float64."""
     return np.asarray(total.hi, np.float64) + np.asarray(total.lo, np.float64)
+
+
+def collected(count: Count, total: Sum, part: Any = None) -> np.ndarray:
+    """The sum so far in float64: total and part, and zero for a chain that counts nothing (it has diverged)."""
+    both = value(total) + (0.0 if part is None else np.asarray(part, np.float64))
+    counts = integers(count) > 0
+    return np.where(counts.reshape(counts.shape + (1,) * (both.ndim - 1)), both, 0.0)
 
 
 def whole(x: np.ndarray) -> Sum:
