@@ -99,8 +99,9 @@ class Histogram:
         return Boxes(Count(lo, acc.counts.hi), acc.pending + jnp.uint32(x.shape[0]))
 
     def added(self, acc: Boxes, counts: np.ndarray) -> Boxes:
-        """The accumulators with `counts` int64 ["rows boxes+1"] added, on the host."""
-        total = _totals(acc) + counts
+        """The accumulators with `counts` (as many as they have, int64) added, on the host."""
+        total = _totals(acc)
+        total = total + counts.reshape(total.shape)
         words = Count((total & (2**LOW - 1)).astype(np.uint32), (total >> LOW).astype(np.uint32))
         return Boxes(words, np.zeros_like(acc.pending))
 

@@ -18,7 +18,21 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from ..struct import static, struct
-from .sums import Count, Sum, carried, cleared, collected, count_up, fold, integers, no_count, no_sum, value, whole, words
+from .sums import (
+    Count,
+    Sum,
+    carried,
+    cleared,
+    collected,
+    count_up,
+    fold,
+    integers,
+    no_count,
+    no_sum,
+    value,
+    whole,
+    words,
+)
 
 
 class Powers(NamedTuple):
@@ -31,7 +45,11 @@ class Powers(NamedTuple):
 
 
 class Products(NamedTuple):
-    """counted ["c"], shift ["c d"], Σ y ["c d"] and Σ y yᵀ ["c d d"] with y = x − shift: what has been carried, and the rest."""
+    """counted ["c"], shift ["c d"], Σ y ["c d"] and Σ y yᵀ with y = x − shift: what has been carried, and the rest.
+
+    While a run lasts, of the symmetric Σ y yᵀ only the upper triangle is kept, row by row ["c d(d+1)/2"]; merged, it is
+    ["c d d"], and there are no parts.
+    """
 
     counted: Count
     shift: Any
@@ -159,22 +177,23 @@ class Covariance:
 
     def init(self, x: Float[Array, "c d"]) -> Products:
         c, d = x.shape
-        sums = no_sum((c, d), x.dtype), no_sum((c, d, d), x.dtype)
+        sums = no_sum((c, d), x.dtype), no_sum((c, d * (d + 1) // 2), x.dtype)
         return Products(no_count((c,)), jnp.zeros_like(x), *sums, tuple(s.hi for s in sums))
 
     def update(self, acc: Products, t: Any, x: Float[Array, "c d"], alive: Bool[Array, " c"]) -> Products:
         shift, y = shifted(acc.counted, acc.shift, x)
         count = count_up(acc.counted, 1)
-        parts = acc.parts[0] + y, acc.parts[1] + y[:, :, None] * y[:, None, :]
-        sums, parts = carried(count, (acc.first, acc.second), parts)
-        return Products(*cleared((count, shift), alive), *sums, parts)
+        i, j = np.triu_indices(x.shape[1])
+        parts = acc.parts[0] + y, acc.parts[1] + y[:, i] * y[:, j]
+        (first, second), parts = carried(count, (acc.first, acc.second), parts)
+        return Products(*cleared((count, shift), alive), first, second, parts)
 
     def merge(self, acc: Products) -> Products:
         n = integers(acc.counted).astype(np.float64)[:, None]
         parts = acc.parts or (None, None)
         first, second = (collected(acc.counted, s, p) for s, p in zip((acc.first, acc.second), parts, strict=True))
         delta = share(first, n)
-        second = second - n[..., None] * _outer(delta)
+        second = _square(second, delta.shape[1]) - n[..., None] * _outer(delta)
         _, mean, second = fold((n, np.where(n > 0, acc.shift, 0.0) + delta, second), combine_products)
         total = integers(acc.counted).sum(keepdims=True)
         return Products(words(total), mean, whole(np.zeros_like(mean)), whole(second))
@@ -189,6 +208,16 @@ class Covariance:
         """The mean of the same samples."""
         acc = self.merge(acc)
         return acc.shift[0] if integers(acc.counted)[0] else np.full(acc.shift.shape[1], np.nan)
+
+
+def _square(upper: np.ndarray, d: int) -> np.ndarray:
+    """A symmetric matrix ["c d d"] from its upper triangle; a square one as it is."""
+    if upper.ndim == 3:
+        return upper
+    full = np.empty((len(upper), d, d))
+    i, j = np.triu_indices(d)
+    full[:, i, j] = full[:, j, i] = upper
+    return full
 
 
 def _outer(a: np.ndarray) -> np.ndarray:

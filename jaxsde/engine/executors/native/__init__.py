@@ -22,9 +22,10 @@ from ..scalar.graph import CHAIN, TooLarge, ordered
 from ..scalar.plans import Plans
 from ..tile import Span, Tile, divergence_limit, number, observe
 from ..xla import compiled, memory_bytes
-from . import build, floats, kernel
+from . import build, floats, kernel, memory
+from .looks import Looking, looks
 
-_BUFFER_BYTES = 1 << 19  # of positions, between two looks of the statistics
+_BUFFER_BYTES = 1 << 21  # of positions, between two looks of the statistics
 _SAMPLES = 64
 _ARGUMENTS = (*[ctypes.c_void_p] * 8, ctypes.c_int64, ctypes.c_uint32, ctypes.c_uint32, *[ctypes.c_int64] * 4)
 
@@ -73,7 +74,7 @@ class _Plan:
             width *= 2
         width = min(width, wanted)
         if width not in self.codes:
-            self.codes[width] = _Code(kernel.source(self.fast, self.masked, width, machine))
+            self.codes[width] = _Code(kernel.source(self.fast, self.masked, width, machine), width)
         return self.codes[width]
 
 
@@ -84,8 +85,8 @@ def _graphs(traced: block.Traced, limit: float) -> tuple[block.Steps, block.Step
 class _Code:
     """Machine code, ready to be called."""
 
-    def __init__(self, source: str):
-        self.built = build.build(source)
+    def __init__(self, source: str, width: int):
+        self.built, self.width = build.build(source), width
         self.call = ctypes.CFUNCTYPE(None, *_ARGUMENTS)(self.built.address("advance"))
 
 
@@ -103,10 +104,16 @@ class Program:
         self.code = plan.code(self.lanes)
         self._leaves: list[Any] = []
         self._tables: list[np.ndarray] = []
-        each = self.lanes * plan.dim * self.dtype.itemsize
-        self.samples = max(1, min(_SAMPLES, _BUFFER_BYTES // each)) if statistics else 1
-        self.look, self.bytes = None, 4 * each
+        each = plan.dim * self.dtype.itemsize
+        self.look, self.looks, self.bytes = None, None, 4 * each * self.lanes
+        self.samples, self.part = 1, self.lanes  # of the buffer, and chains that fill it
         if statistics:
+            x = jax.ShapeDtypeStruct((plan.dim,), self.dtype)
+            self.looks = looks(statistics, x, self.dtype)
+            self.samples = _SAMPLES
+            self.part = min(self.lanes, max(1, _BUFFER_BYTES // (_SAMPLES * each * self.code.width)) * self.code.width)
+        if rest := self._rest(statistics):
+            self.samples, self.part = max(1, min(_SAMPLES, _BUFFER_BYTES // (each * self.lanes))), self.lanes
             shapes = [
                 jax.ShapeDtypeStruct((self.samples, plan.dim, self.lanes), self.dtype),
                 jax.ShapeDtypeStruct((self.samples, self.lanes), bool),
@@ -114,15 +121,21 @@ class Program:
                 jax.ShapeDtypeStruct((), np.int32),
             ]
             jitted = jax.jit(functools.partial(_look, every=every, rows=rows))
-            self.look = compiled(jitted.lower(chain, statistics, tile.accumulators, span.clock, *shapes), "cpu")
-            memory = self.look.memory_analysis()
-            self.bytes += memory_bytes(memory) if memory is not None else 0
+            held = self._rest(tile.accumulators)
+            self.look = compiled(jitted.lower(chain, rest, held, span.clock, *shapes), "cpu")
+            analysis = self.look.memory_analysis()
+            self.bytes += memory_bytes(analysis) if analysis is not None else 0
+
+    def _rest(self, named: dict) -> dict:
+        """What belongs to the statistics that XLA looks after."""
+        ours = () if self.looks is None else (*self.looks.own, *self.looks.counting)
+        return {name: value for name, value in named.items() if name not in ours}
 
     def bind(self, shared: tuple, words: Any, span: Span) -> Callable[[tuple, Tile], Tile]:
         chain, statistics = shared
         leaves = jax.tree.leaves(chain)
         if len(self._leaves) != len(leaves) or any(a is not b for a, b in zip(self._leaves, leaves, strict=True)):
-            self._leaves, self._tables = leaves, _tables(leaves)
+            self._leaves, self._tables = leaves, memory.tables(leaves)
         tables = self._tables
         return lambda ids, tile: self._advance(chain, statistics, tables, words, span, ids, tile)
 
@@ -132,7 +145,7 @@ class Program:
             return tile
         leaves, structure = jax.tree.flatten(tile.state)
         rows = [
-            np.array(np.reshape(leaf, (self.lanes, -1)).T, kernel.row_bytes(leaf.dtype), order="C") for leaf in leaves
+            np.array(np.reshape(leaf, (self.lanes, -1)).T, memory.row_bytes(leaf.dtype), order="C") for leaf in leaves
         ]
         # A frozen lane (or an empty one) runs along as a copy of a living one, so that whole vectors go the fast way.
         frozen = np.flatnonzero(~alive)
@@ -153,33 +166,48 @@ class Program:
     def _run(
         self, chain: Any, statistics: Any, tables: list, words: Any, span: Span, ids: Any, held: Tile, alive: np.ndarray
     ) -> Any:
-        """The kernel over the span, and the statistics whenever the buffer is full."""
-        out = np.empty((self.samples, self.dim, self.lanes), self.dtype)
-        seen = np.empty((self.samples, self.lanes), np.uint8)
+        """Part of the tile after part: the kernel over the span, and the statistics whenever the buffer is full."""
+        accumulators, rest = held.accumulators, self._rest(statistics)
+        looking = bool(statistics) and bool(span.collect)
+        ours = None
+        if looking and self.looks is not None and self.looks.call:
+            ours = Looking(self.looks, statistics, accumulators, self.lanes, self.rows)
         clock = int(span.clock.step[0]) + (int(span.clock.step[1]) << 32)
-        step, last = int(span.begin), int(span.end)
-        state, shared = _pointers([row for r in held.state for row in r]), _pointers(tables)
-        accumulators, looking = held.accumulators, self.look is not None and bool(span.collect)
+        dt, begin = np.asarray(chain.dt, self.dtype), np.asarray(number(span.clock, self.dtype))
+        shared, state = memory.pointers(tables), [row for r in held.state for row in r]
         never = 1 << 62
-        while step < last:
-            first_look = (step // self.every + 1) * self.every  # counted from the clock
-            stop = min(last, first_look + (self.samples - 1) * self.every) if looking else last
-            due = (stop - first_look) // self.every + 1 if looking and stop >= first_look else 0
-            self.code.call(
-                ctypes.addressof(state), ctypes.addressof(shared), ids[0].ctypes.data, ids[1].ctypes.data,
-                held.alive.ctypes.data, held.survived.ctypes.data, out.ctypes.data, seen.ctypes.data, self.lanes,
-                int(words[0]), int(words[1]), clock + step, clock + stop, first_look - step if looking else never,
-                self.every if looking else never,
-            )  # fmt: skip
-            if due:
-                assert self.look is not None
-                lived = (seen != 0) & alive
-                accumulators = self.look(
-                    chain, statistics, accumulators, span.clock, out, lived, np.int32(first_look), np.int32(due)
-                )
-                jax.block_until_ready(accumulators)  # before the buffer is written again
-            step = stop
-        return accumulators
+        for start in range(0, self.lanes, self.part):
+            part = slice(start, min(start + self.part, self.lanes))
+            size = part.stop - start
+            out = np.empty((self.samples, self.dim, size), self.dtype)
+            seen = np.empty((self.samples, size), np.uint8)
+            rows, see = memory.pointers(state, start), ours.part(part) if ours is not None else None
+            each = (ids[0], ids[1], held.alive, held.survived)
+            step, last = int(span.begin), int(span.end)
+            while step < last:
+                first_look = (step // self.every + 1) * self.every  # counted from the clock
+                stop = min(last, first_look + (self.samples - 1) * self.every) if looking else last
+                due = (stop - first_look) // self.every + 1 if looking and stop >= first_look else 0
+                self.code.call(
+                    ctypes.addressof(rows), ctypes.addressof(shared), *(a[start:].ctypes.data for a in each), out.ctypes.data,
+                    seen.ctypes.data, size, int(words[0]), int(words[1]), clock + step, clock + stop,
+                    first_look - step if looking else never, self.every if looking else never,
+                )  # fmt: skip
+                if due:
+                    lived = (seen[:due] != 0) & alive[part]
+                    if see is not None:
+                        steps = (first_look + self.every * np.arange(due)).astype(self.dtype)
+                        see(out[:due], lived, (begin + steps) * dt)
+                    if rest:
+                        assert self.look is not None
+                        full = np.zeros(seen.shape, bool)
+                        full[:due] = lived
+                        found = self.look(
+                            chain, rest, self._rest(accumulators), span.clock, out, full, np.int32(first_look), np.int32(due)
+                        )
+                        accumulators = {**accumulators, **jax.block_until_ready(found)}  # before the buffer is written again
+                step = stop
+        return accumulators if ours is None else {**accumulators, **ours.done()}
 
 
 def _look(
@@ -209,24 +237,3 @@ def _look(
 
 def _position(chain: Any, state: Any) -> Any:
     return jax.eval_shape(lambda c, s: c.position(s), chain, state)
-
-
-def _tables(leaves: list[Any]) -> list[np.ndarray]:
-    """The arrays that chains share as the kernel reads them: rows that start where vectors do, and room behind the last."""
-    arrays = [np.asarray(leaf) for leaf in leaves]
-    places = block.arrange([(a.shape, a.dtype) for a in arrays])
-    tables: dict[int, np.ndarray] = {}
-    for array, place in zip(arrays, places, strict=True):
-        kept, count = kernel.row_bytes(array.dtype), array.shape[0] if array.ndim else 1
-        if place.table not in tables:
-            raw = np.zeros(count * place.stride + 16 + 64 // kept.itemsize, kept)
-            start = -raw.ctypes.data % 64 // kept.itemsize
-            tables[place.table] = raw[start : start + count * place.stride].reshape(count, place.stride)
-        if array.size:
-            inner = array.size // count
-            tables[place.table][:, place.offset : place.offset + inner] = array.reshape(count, inner)
-    return [tables[i] for i in range(len(tables))]
-
-
-def _pointers(arrays: list[np.ndarray]) -> Any:
-    return (ctypes.c_void_p * max(1, len(arrays)))(*(a.ctypes.data for a in arrays))

@@ -10,15 +10,11 @@ A chain's numbers are the same by either way, so they do not depend on the chain
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-
 from ..scalar.block import Steps
 from ..scalar.graph import Node
 from .build import Machine
 from .vectors import TYPES, Printer
-from .writer import Writer
+from .writer import Writer, stored
 
 ARGUMENTS = (
     "ptr noalias %state, ptr noalias %tables, ptr noalias %chain0, ptr noalias %chain1, ptr noalias %alive, "
@@ -52,8 +48,9 @@ class _Kernel:
     def text(self) -> str:
         b, p = self.body, self.preamble
         size = len(self.fast.state)
-        kinds = [b.vector(TYPES[n.dtype.name]) for n in self.fast.state]
-        u32, bytes_ = b.vector("i32"), b.vector("i8")
+        scalars = [TYPES[n.dtype.name] for n in self.fast.state]
+        kinds = [b.vector(scalar) for scalar in scalars]
+        u32 = b.vector("i32")
         for r in range(size):
             place = p.let(f"getelementptr ptr, ptr %state, i64 {r}")
             self.rows[r] = p.let(f"load ptr, ptr {place}")
@@ -64,12 +61,11 @@ class _Kernel:
         b.label("vector")
         b.line("%i = phi i64 [ 0, %entry ], [ %i.next, %store ]")
         before = []
-        for r, kind in enumerate(kinds):
-            place = b.let(f"getelementptr {_stored(self.fast.state[r])}, ptr {self.rows[r]}, i64 %i")
-            before.append(self._load(kind, place))
-        chain = [self._load(u32, b.let(f"getelementptr i32, ptr %chain{w}, i64 %i")) for w in (0, 1)]
-        survived0 = self._load(u32, b.let("getelementptr i32, ptr %survived, i64 %i"))
-        alive0 = self._flags(b.let("getelementptr i8, ptr %alive, i64 %i"))
+        for r, scalar in enumerate(scalars):
+            before.append(b.load(scalar, b.let(f"getelementptr {stored(scalar)}, ptr {self.rows[r]}, i64 %i")))
+        chain = [b.load("i32", b.let(f"getelementptr i32, ptr %chain{w}, i64 %i")) for w in (0, 1)]
+        survived0 = b.load("i32", b.let("getelementptr i32, ptr %survived, i64 %i"))
+        alive0 = b.load("i1", b.let("getelementptr i8, ptr %alive, i64 %i"))
         b.line("br label %block")
 
         b.label("block")
@@ -88,7 +84,7 @@ class _Kernel:
         begun = b.let("icmp sge i64 %step, %first")
         ends = b.let("icmp sle i64 %step.next, %last")
         whole = b.let(f"and i1 {begun}, {ends}")
-        all_alive = self._all("%living")
+        all_alive = b.all("%living")
         b.line(f"br i1 {b.let(f'and i1 {whole}, {all_alive}')}, label %fast, label %masked")
 
         known = {
@@ -100,7 +96,7 @@ class _Kernel:
         }
         b.label("fast")
         fast_after, wait, slot = self._fast(known)
-        kept = self._all(self._need(self.fast_printer, [self.fast.alive])[0])
+        kept = b.all(self._need(self.fast_printer, [self.fast.alive])[0])
         add = b.let(f"add {u32} %done, splat (i32 {length})")
         b.line(f"br i1 {kept}, label %fast.end, label %masked")
         b.label("fast.end")
@@ -123,12 +119,10 @@ class _Kernel:
         b.line("br i1 %more, label %block, label %store")
 
         b.label("store")
-        for r, kind in enumerate(kinds):
-            place = b.let(f"getelementptr {_stored(self.fast.state[r])}, ptr {self.rows[r]}, i64 %i")
-            self._store(kind, f"%s{r}.next", place)
-        self._store(u32, "%done.next", b.let("getelementptr i32, ptr %survived, i64 %i"))
-        flags = b.let(f"zext {b.vector('i1')} %living.next to {bytes_}")
-        b.line(f"store {bytes_} {flags}, ptr {b.let('getelementptr i8, ptr %alive, i64 %i')}, align 1")
+        for r, scalar in enumerate(scalars):
+            b.store(scalar, f"%s{r}.next", b.let(f"getelementptr {stored(scalar)}, ptr {self.rows[r]}, i64 %i"))
+        b.store("i32", "%done.next", b.let("getelementptr i32, ptr %survived, i64 %i"))
+        b.store("i1", "%living.next", b.let("getelementptr i8, ptr %alive, i64 %i"))
         b.line(f"%i.next = add i64 %i, {self.lanes}")
         b.line("%again = icmp slt i64 %i.next, %chains")
         b.line("br i1 %again, label %vector, label %exit")
@@ -194,12 +188,10 @@ class _Kernel:
         for d, value in enumerate(values):
             row = b.let(f"add i64 {b.let(f'mul i64 {slot}, {len(values)}')}, {d}")
             place = b.let(f"add i64 {b.let(f'mul i64 {row}, %chains')}, %i")
-            self._store(b.vector(scalar), value, b.let(f"getelementptr {scalar}, ptr %out, i64 {place}"))
+            b.store(scalar, value, b.let(f"getelementptr {scalar}, ptr %out, i64 {place}"))
         place = b.let(f"add i64 {b.let(f'mul i64 {slot}, %chains')}, %i")
-        flags = "splat (i8 1)" if living is None else b.let(f"zext {b.vector('i1')} {living} to {b.vector('i8')}")
-        b.line(
-            f"store {b.vector('i8')} {flags}, ptr {b.let(f'getelementptr i8, ptr %out_alive, i64 {place}')}, align 1"
-        )
+        flags = "splat (i1 true)" if living is None else living
+        b.store("i1", flags, b.let(f"getelementptr i8, ptr %out_alive, i64 {place}"))
         b.line(f"br label %{label}.next")
         b.label(f"{label}.next")
         return new_wait, new_slot
@@ -208,26 +200,6 @@ class _Kernel:
         names = printer.need(nodes)
         printer.forget()
         return names
-
-    def _load(self, kind: str, place: str) -> str:
-        if kind.endswith("x i1>"):
-            return self._flags(place)
-        return self.body.let(f"load {kind}, ptr {place}, align 4")
-
-    def _store(self, kind: str, value: str, place: str) -> None:
-        if kind.endswith("x i1>"):
-            value = self.body.let(f"zext {kind} {value} to {self.body.vector('i8')}")
-            kind = self.body.vector("i8")
-        self.body.line(f"store {kind} {value}, ptr {place}, align {1 if kind.endswith('i8>') else 4}")
-
-    def _flags(self, place: str) -> str:
-        kind = self.body.vector("i8")
-        return self.body.let(f"icmp ne {kind} {self.body.let(f'load {kind}, ptr {place}, align 1')}, zeroinitializer")
-
-    def _all(self, flags: str) -> str:
-        bits = f"i{self.lanes}"
-        packed = self.body.let(f"bitcast {self.body.vector('i1')} {flags} to {bits}")
-        return self.body.let(f"icmp eq {bits} {packed}, -1")
 
     def _real(self) -> str:
         return TYPES[self.fast.positions[0][0].dtype.name]
@@ -249,13 +221,3 @@ def _inputs(steps: Steps, known: dict[str, list[str]]) -> dict[Node, str]:
         if node.op in known and node.op != "entry":
             found[node] = known[node.op][node.args[0] if node.args else 0]
     return found
-
-
-def _stored(node: Node) -> str:
-    kind = TYPES[node.dtype.name]
-    return "i8" if kind == "i1" else kind
-
-
-def row_bytes(dtype: Any) -> np.dtype:
-    """How one entry of a state is kept: flags as bytes."""
-    return np.dtype(np.uint8) if np.dtype(dtype).kind == "b" else np.dtype(dtype)

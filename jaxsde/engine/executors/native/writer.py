@@ -47,6 +47,34 @@ class Writer:
         given = ", ".join(f"{kind} {a}" for a in arguments) + (f", i1 {extra}" if extra else "")
         return self.let(f"call {kind} {full}({given})")
 
+    def load(self, scalar: str, place: str) -> str:
+        """A vector from memory; flags are kept as bytes."""
+        if scalar == "i1":
+            kind = self.vector("i8")
+            return self.let(f"icmp ne {kind} {self.let(f'load {kind}, ptr {place}, align 1')}, zeroinitializer")
+        return self.let(f"load {self.vector(scalar)}, ptr {place}, align 4")
+
+    def store(self, scalar: str, value: str, place: str) -> None:
+        if scalar == "i1":
+            value = self.let(f"zext {self.vector('i1')} {value} to {self.vector('i8')}")
+        kept = stored(scalar)
+        self.line(f"store {self.vector(kept)} {value}, ptr {place}, align {1 if kept == 'i8' else 4}")
+
+    def all(self, flags: str) -> str:
+        """Whether every lane's flag is set."""
+        return self.let(f"icmp eq i{self.lanes} {self._bits(flags)}, -1")
+
+    def any(self, flags: str) -> str:
+        return self.let(f"icmp ne i{self.lanes} {self._bits(flags)}, 0")
+
+    def _bits(self, flags: str) -> str:
+        return self.let(f"bitcast {self.vector('i1')} {flags} to i{self.lanes}")
+
+
+def stored(scalar: str) -> str:
+    """How one number is kept in memory: flags as bytes."""
+    return "i8" if scalar == "i1" else scalar
+
 
 def short(kind: str) -> str:
     scalar = kind.split(" x ")[-1].rstrip(">")

@@ -121,5 +121,6 @@ ELEMENTWISE |= {
     "copy": lambda g, x, **params: x,
     "copy_p": lambda g, x, **params: x,
     "stop_gradient": lambda g, x, **params: x,
+    "rarely": lambda g, x, **params: g.op("rarely", bool, x),
     "real": lambda g, x, **params: x,
 }

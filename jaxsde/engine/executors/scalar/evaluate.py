@@ -62,6 +62,8 @@ def _apply(g: Graph, equation: Any, operands: list) -> list:
             return operands
         return [elementwise(g, name, operands, params)]
     inner = None
+    if name in _CALLS and params.get("name") == "rarely":
+        return [elementwise(g, "rarely", operands, {})]
     if name in _CALLS:
         inner = params["jaxpr"]
     elif name.startswith("custom_"):

@@ -108,6 +108,8 @@ class Graph:
         return self.nodes[key]
 
     def _simplified(self, name: str, dtype: np.dtype, args: tuple) -> Node | None:
+        if name == "rarely":  # `statistics.sums.rarely`: no more than its argument, unless a printer makes a branch of it
+            return args[0]
         known = [a.op == "literal" if isinstance(a, Node) else False for a in args]
         if name in _FOLD and all(known):
             return self.literal(_FOLD[name](*(a.value for a in args)), dtype)

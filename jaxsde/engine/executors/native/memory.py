@@ -1,0 +1,37 @@
+"""Arrays as the machine code reads them."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+
+from ..scalar import block
+
+
+def row_bytes(dtype: Any) -> np.dtype:
+    """How one entry of a state is kept: flags as bytes."""
+    return np.dtype(np.uint8) if np.dtype(dtype).kind == "b" else np.dtype(dtype)
+
+
+def tables(leaves: list[Any]) -> list[np.ndarray]:
+    """The arrays that chains share as the kernel reads them: rows that start where vectors do, and room behind the last."""
+    arrays = [np.asarray(leaf) for leaf in leaves]
+    places = block.arrange([(a.shape, a.dtype) for a in arrays])
+    found: dict[int, np.ndarray] = {}
+    for array, place in zip(arrays, places, strict=True):
+        kept, count = row_bytes(array.dtype), array.shape[0] if array.ndim else 1
+        if place.table not in found:
+            raw = np.zeros(count * place.stride + 16 + 64 // kept.itemsize, kept)
+            start = -raw.ctypes.data % 64 // kept.itemsize
+            found[place.table] = raw[start : start + count * place.stride].reshape(count, place.stride)
+        if array.size:
+            inner = array.size // count
+            found[place.table][:, place.offset : place.offset + inner] = array.reshape(count, inner)
+    return [found[i] for i in range(len(found))]
+
+
+def pointers(arrays: list[np.ndarray], start: int = 0) -> Any:
+    """Where entry `start` of each array is."""
+    return (ctypes.c_void_p * max(1, len(arrays)))(*(a.ctypes.data + start * a.itemsize for a in arrays))

@@ -1,0 +1,120 @@
+"""Statistics as machine code: what XLA counts, to the bit whatever the chunk, and XLA where they cannot be taken apart."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxsde as js
+from jaxsde.engine import launch
+from jaxsde.engine.executors.native.looks import Looking, looks
+from jaxsde.statistics.sums import CARRY
+
+KEY = js.key(3)
+PROBLEM = js.potential(lambda x: jnp.sum(x**2 / 2 - 0.3 * jnp.cos(x)), np.full(2, 0.5), noise_covariance=[[1.0, 0.3], [0.3, 0.5]])
+CHAIN = js.integrate(js.sgd_sde(PROBLEM, learning_rate=0.05), dt=0.05)
+STATISTICS = {
+    "spread": js.Covariance(),
+    "course": js.Autocovariance((1, 2)),
+    "boxes": js.Histogram((np.linspace(-1, 1, 13), np.linspace(-1, 1, 9))),
+    "uneven": js.Histogram(np.array([-2.0, -0.3, 0.0, 0.1, 3.0]), components=1),
+    "mean": js.Mean(),
+    "moments": js.Moments(3),
+}
+
+
+def run(executor="native", chain=CHAIN, statistics=STATISTICS, **more):
+    given = {"chains": 333, "steps": 300, **more}
+    return js.simulate(chain, np.full(chain.dim, 0.3), key=KEY, statistics=statistics, executor=executor, **given)
+
+
+def leaves(run, names):
+    return [np.asarray(a) for name in names for a in jax.tree.leaves(run.partials(name))]
+
+
+@pytest.mark.parametrize("more", [dict(every=1), dict(every=3, burn_in=7), dict(every=2, chains=4000, groups=7)], ids=str)
+def test_the_numbers_of_xla(more):
+    ours, reference = run(**more), run("vmap", **more)
+    for name in STATISTICS:
+        for a, b in zip(leaves(ours, [name]), leaves(reference, [name]), strict=True):
+            if a.dtype.kind in "iu":  # a rounding may carry a position over an edge
+                assert np.abs(a.astype(np.int64) - b.astype(np.int64)).sum() <= 4
+            else:
+                np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max(initial=1.0))
+    shifted = run(**more | dict(burn_in=more.get("burn_in", 0) + 1))
+    assert not np.allclose(shifted["spread"].value, reference["spread"].value, rtol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [CARRY - 1, CARRY, 5 * CARRY + 3])
+def test_no_bit_depends_on_the_chunk_or_on_the_tile(steps):
+    names = ["spread", "boxes", "mean", "moments"]
+    statistics = {name: STATISTICS[name] for name in names}
+    whole = run(steps=steps, statistics=statistics)
+    for chunk in (7, CARRY, 100):
+        for a, b in zip(leaves(whole, names), leaves(run(steps=steps, statistics=statistics, chunk=chunk), names), strict=True):
+            np.testing.assert_array_equal(a, b)
+    half = run(steps=steps // 2, statistics=statistics)
+    for a, b in zip(leaves(whole, names), leaves(js.simulate(CHAIN, half, steps=steps - steps // 2), names), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_chains_that_leave_the_numbers_are_left_out():
+    wild = js.sgd(js.potential(lambda x: jnp.sum(x**2) / 2 - jnp.sum(x**4) / 4, np.zeros(2), noise_covariance=0.5), learning_rate=0.3)
+    statistics = {"spread": js.Covariance(), "mean": js.Mean(), "boxes": js.Histogram(np.linspace(-2, 2, 9), components=0)}
+    ours, reference = (run(e, wild, statistics, steps=40, chains=300) for e in ("native", "vmap"))
+    assert 0 < ours.diverged.sum() < 300
+    for name in ("mean", "spread"):
+        counted = [np.asarray(r.partials(name).counted.lo) for r in (ours, reference)]
+        np.testing.assert_array_equal(*counted)
+        assert counted[0].sum() == 40 * (~ours.diverged).sum()
+    assert np.isfinite(ours["mean"].value).all()
+    np.testing.assert_allclose(ours.partials("mean").shift, reference.partials("mean").shift, rtol=1e-3, atol=1e-3)
+    inside = [np.asarray(r.partials("boxes").counts.lo)[:, :-1].sum() for r in (ours, reference)]
+    assert inside[0] == inside[1] > 0
+
+
+def test_what_goes_where():
+    x, dtype = jax.ShapeDtypeStruct((2,), np.float32), np.dtype(np.float32)
+    code = looks(STATISTICS, x, dtype)
+    assert code.own == ["mean", "moments", "spread"] and "boxes" in code.counting
+    assert "course" not in code.own + code.counting  # its ring is shared by chains
+    wide = looks({"spread": js.Covariance()}, jax.ShapeDtypeStruct((40,), np.float32), dtype)
+    assert wide.own == [] and wide.call is None  # more numbers than LLVM takes in its stride
+    problem = js.potential(lambda x: jnp.sum(x**2) / 2, np.zeros(40))
+    chain = js.integrate(js.langevin(problem, temperature=0.5), dt=0.1)
+    spread = run(chain=chain, statistics={"spread": js.Covariance()}, steps=10, burn_in=100, chains=4096)["spread"]
+    # Euler's stationary variance kT / (1 − dt/2); 1600 entries, a false alarm in 1e5
+    expected = 0.5 / (1 - 0.05) * np.eye(40)
+    assert (np.abs(spread.value - expected) < 6.5 * np.maximum(spread.stderr, 1e-3)).all()
+    assert not (np.abs(spread.value - 1.2 * expected) < 6.5 * np.maximum(spread.stderr, 1e-3)).all()
+
+
+def test_counts_are_exact_where_a_launch_passes_the_words(monkeypatch):
+    """The machine code counts in 32 bits; the host empties it in time."""
+    emptied = []
+    settle = Looking._settle
+    monkeypatch.setattr(Looking, "_settle", lambda self: emptied.append(self.pending) or settle(self))
+    histogram = {"boxes": js.Histogram(np.linspace(-9, 9, 3), components=0)}
+    x, dtype = jax.ShapeDtypeStruct((2,), np.float32), np.dtype(np.float32)
+    code = looks(histogram, x, dtype)
+    rows = jax.tree.map(lambda a: np.asarray(a)[None], histogram["boxes"].init(jnp.zeros((16, 2))))
+    looking = Looking(code, histogram, {"boxes": rows}, 16, 1)
+    see, seen = looking.part(slice(0, 16)), 0
+    looking.pending = (1 << 32) - 200
+    for samples in (10, 10):
+        see(np.zeros((samples, 2, 16), np.float32), np.ones((samples, 16), np.uint8), np.zeros(samples, np.float32))
+        seen += 16 * samples
+    done = looking.done()["boxes"]
+    assert len(emptied) == 2 and int(histogram["boxes"].counts(jax.tree.map(lambda a: a[0], done)).sum()) == seen
+
+
+def test_new_edges_compile_nothing():
+    def counts(edge):
+        return run(statistics={"boxes": js.Histogram(np.linspace(-edge, edge, 9), components=0)}, steps=9)["boxes"].value
+
+    before, programs = counts(1.0), len(launch._programs)
+    plans = len(looks.found)
+    assert not np.array_equal(counts(0.5), before)
+    assert (len(launch._programs), len(looks.found)) == (programs, plans)
