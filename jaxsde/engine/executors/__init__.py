@@ -8,12 +8,12 @@ import logging
 import warnings
 from typing import Any
 
-from . import lanes, native, vmap
+from . import lanes, native, pallas, vmap
 
 log = logging.getLogger("jaxsde")
 
-EXECUTORS: dict[str, Any] = {"vmap": vmap, "lanes": lanes, "native": native}
-AUTO = ("native", "lanes", "vmap")  # the first that takes the chain
+EXECUTORS: dict[str, Any] = {"vmap": vmap, "lanes": lanes, "pallas": pallas, "native": native}
+AUTO = ("native", "pallas", "lanes", "vmap")  # the first that takes the chain
 
 
 def choose(wanted: str, chain: Any, state: Any, dtype: Any, platform: str) -> str:

@@ -140,10 +140,14 @@ def advance(
     """The tile after the span's steps. Traced; `every`, `rows` and `target` (the platform) are static."""
     plan, blocks, dtype = unit_of(chain, tile, every if statistics else _STEPS, target)
     unit = Unit(plan, blocks, reader(tables(jax.tree.leaves(chain))), words, ids, dtype, span.intervals >> 31)
-    base, ahead = _before(span.clock.step, plan.steps.length)
+    base, ahead = before(span.clock.step, plan.steps.length)
     many = max(1, _STEPS // unit.length)
+    # On a GPU a number that all chains share would be a kernel of its own: there each chain works it out.
+    spread = (lambda s: s) if target == "cpu" else (lambda s: jnp.broadcast_to(s, tile.alive.shape))
+    base, unit = tuple(spread(w) for w in base), unit._replace(zero=spread(unit.zero))
 
     def one(held: Held, j: Any, first: Any, last: Any) -> Held:
+        j, first, last = (spread(n) for n in (j, first, last))
         start = j * unit.length
         at = random.philox.add(base, start.astype(jnp.uint32))
         return unit.take(held, at, first + ahead - start, last + ahead - start)
@@ -233,7 +237,7 @@ def _float(state: list) -> int:
     return next(i for i, r in enumerate(state) if jnp.issubdtype(r.dtype, jnp.floating))
 
 
-def _before(step: Any, length: int) -> tuple[Any, Any]:
+def before(step: Any, length: int) -> tuple[Any, Any]:
     """The last multiple of `length` that is not beyond `step`, and how far that is."""
     ahead = step[0] & np.uint32(length - 1)
     return (step[0] - ahead, step[1]), ahead.astype(jnp.int32)

@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 
 from .block import Place, arrange
-from .graph import CHAIN, Node, Unsupported, ordered
+from .graph import Node, Unsupported, ordered
 
 _UNARY = {
     "neg": lax.neg, "abs": lax.abs, "sqrt": lax.sqrt, "floor": lax.floor, "ceil": lax.ceil, "not": lax.bitwise_not,
@@ -69,7 +69,7 @@ def evaluated(
         kind = np.dtype(f"int{x.dtype.itemsize * 8}")
         bits = lax.bitcast_convert_type(x, kind)
         mask = lax.convert_element_type(zero, kind)
-        return lax.bitcast_convert_type(lax.bitwise_xor(bits, lax.full(x.shape, mask, kind)), x.dtype)
+        return lax.bitcast_convert_type(lax.bitwise_xor(bits, jnp.broadcast_to(mask, x.shape)), x.dtype)
 
     order = ordered(roots)
     summed = {a.number for node in order if node.op in _SUMS for a in node.args if isinstance(a, Node)}
@@ -81,10 +81,11 @@ def evaluated(
             values[node.number] = read(node.args[0], np.int32(node.args[1]))
         elif node.op == "row":
             table, base, static = node.args
-            index = operand(base, node.rate == CHAIN)
+            index = operand(base, False)
             values[node.number] = read(table, lax.add(index, lax.full_like(index, static)))
         elif node.op != "literal":
-            wide = node.rate == CHAIN
+            given = [a.value if a.op == "literal" else values[a.number] for a in node.args]
+            wide = any(np.ndim(v) for v in given)  # also where a caller has spread what all chains share
             args = [operand(a, wide) for a in node.args]
             if node.op == "convert":
                 values[node.number] = lax.convert_element_type(args[0], node.dtype)

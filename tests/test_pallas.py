@@ -1,0 +1,89 @@
+"""The GPU executor, interpreted: the chains of `lanes` bit for bit. Whether it compiles for a GPU, `scripts/check_gpu_compile` tells."""
+
+from __future__ import annotations
+
+import logging
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxsde as js
+from jaxsde.engine.executors import pallas
+
+KEY = js.key(5)
+RNG = np.random.default_rng(8)
+X, Y = RNG.normal(size=(40, 3)), RNG.normal(size=40)
+
+
+def sgd(**more):
+    loss = lambda w, e: jnp.log1p((e[0] @ w - e[1]) ** 2)  # noqa: E731
+    return js.sgd(js.finite_sum(loss, (X, Y), np.zeros(3)), **{"learning_rate": 0.05, **more})
+
+
+def langevin(d):
+    problem = js.potential(lambda x: jnp.sum((x**2 - 1) ** 2) / 4 + 0.2 * jnp.sin(x[0] * x[-1]), np.full(d, 0.5))
+    return js.integrate(js.langevin(problem, temperature=0.2), dt=0.05)
+
+
+CHAINS = {
+    "one dimension": lambda: langevin(1),
+    "four dimensions": lambda: langevin(4),
+    "one example": lambda: sgd(),
+    "a batch": lambda: sgd(batch_size=3, sampling="without_replacement"),
+    "integers in the state": lambda: sgd(optimizer=optax.adam),
+    "momentum": lambda: sgd(optimizer=lambda lr: optax.sgd(lr, momentum=0.9)),
+}
+
+
+def run(executor, chain, chains=150, steps=45, **more):
+    run = js.simulate(chain, np.full(chain.dim, 0.3), key=KEY, chains=chains, steps=steps, executor=executor, **more)
+    assert run.executor == executor
+    return run
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_the_chains_of_lanes_bit_for_bit(name):
+    chain = CHAINS[name]()
+    whole = run("pallas", chain)
+    np.testing.assert_array_equal(whole.positions, run("lanes", chain).positions)
+    np.testing.assert_array_equal(whole.positions, run("pallas", chain, chunk=7).positions)
+    reference = run("vmap", chain)
+    np.testing.assert_allclose(whole.positions, reference.positions, rtol=1e-4, atol=1e-4)
+    assert not np.allclose(whole.positions, run("vmap", chain, steps=44).positions, rtol=1e-4, atol=1e-4)
+
+
+def test_statistics_and_chains_that_leave():
+    statistics = {"cov": js.Covariance(), "hist": js.Histogram(np.linspace(-2, 2, 9), components=0)}
+    calm = langevin(2)
+    ours, reference = (run(e, calm, every=3, burn_in=4, statistics=statistics) for e in ("pallas", "lanes"))
+    assert ours.samples == reference.samples
+    np.testing.assert_array_equal(ours["hist"].value, reference["hist"].value)
+    wild = js.sgd(js.potential(lambda x: jnp.sum(x**2) / 2 - jnp.sum(x**4) / 4, np.zeros(2), noise_covariance=0.5), learning_rate=0.3)
+    ours, reference = (run(e, wild) for e in ("pallas", "lanes"))
+    assert 0 < ours.diverged.sum() < 150
+    np.testing.assert_array_equal(ours.diverged_at, reference.diverged_at)
+    np.testing.assert_array_equal(ours.positions, reference.positions)
+
+
+def test_it_is_for_gpus(monkeypatch, caplog):
+    arguments = (langevin(2), None, np.float32)
+    assert "for NVIDIA GPUs" in pallas.refuses(*arguments, "cpu", wanted=False)
+    assert "the device is tpu" in pallas.refuses(*arguments, "tpu", wanted=True)
+    monkeypatch.setattr(pallas, "_missing", lambda: "this version of JAX has no Pallas for Triton")
+    assert "no Pallas" in pallas.refuses(*arguments, "gpu", wanted=False)
+    with pytest.warns(UserWarning, match="no Pallas"), caplog.at_level(logging.INFO, "jaxsde"):
+        chain = langevin(2)
+        assert js.simulate(chain, np.ones(2), key=KEY, chains=16, steps=2, executor="pallas").executor != "pallas"
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+def test_the_high_word_of_a_product_of_scalars(bits):
+    import jax
+
+    kind = np.dtype(f"uint{bits}")
+    with jax.enable_x64(bits == 64):
+        numbers = RNG.integers(0, 2**bits, size=40, dtype=kind)
+        for a, b in zip(numbers[::2], numbers[1::2], strict=True):
+            assert int(pallas._mulhi(jnp.asarray(a), jnp.asarray(b))) == (int(a) * int(b)) >> bits
