@@ -56,6 +56,10 @@ class WrongAnswer(Exception):
     """An implementation whose answer disagrees with the reference: its speed means nothing."""
 
 
+class Elsewhere(Exception):
+    """An executor that does not run this chain."""
+
+
 CHECKED_CHAINS, CHECKED_STEPS = 32_768, 24
 
 ROW = (
@@ -67,7 +71,8 @@ ROW = (
 def ours(prepare: Callable[..., Ready], executors: Sequence[str], steps: dict[str, int]) -> list[Implementation]:
     """jaxsde by each executor; `prepare(executor, chains, steps)`."""
     return [
-        Implementation(f"jaxsde, {e}", "jaxsde", steps["native" if e == "auto" else e], functools.partial(prepare, e))
+        Implementation(f"jaxsde, {e}", "jaxsde", steps["vmap" if e in ("lanes", "pallas") else e.replace("auto", "native")],
+                       functools.partial(prepare, e))
         for e in executors
     ]
 
@@ -112,9 +117,15 @@ def measure(
     ready: dict[str, Ready] = {}
     first: dict[str, Ready] = {}  # who compiles once for any number of chains compiles here
     truth = workload.reference(CHECKED_CHAINS, CHECKED_STEPS)
+    ways = []
     for way in workload.implementations:
         tell(f"{workload.name}: {way.name}: compiling and checking the answer")
-        first[way.name] = way.prepare(CHECKED_CHAINS, CHECKED_STEPS)
+        try:
+            first[way.name] = way.prepare(CHECKED_CHAINS, CHECKED_STEPS)
+        except Elsewhere as reason:
+            tell(f"{workload.name}: {way.name}: {reason}")
+            continue
+        ways.append(way)
         answer = first[way.name].run(1)
         if wrong := disagreement(np.asarray(answer), truth):
             raise WrongAnswer(f"{workload.name}: {way.name}: {wrong}")
@@ -128,11 +139,11 @@ def measure(
             ready[name].run(2 + r)
             wall[name].append(time.perf_counter() - start)
             cpu[name].append(time.process_time() - busy)
-    work = {way.name: workload.chains * way.steps for way in workload.implementations}
+    work = {way.name: workload.chains * way.steps for way in ways}
     rate = {name: work[name] / statistics.median(wall[name]) for name in ready}
     per_cpu = {name: work[name] / max(statistics.median(cpu[name]), 1e-9) for name in ready}
-    peer = max((rate[w.name] for w in workload.implementations if w.kind == "peer"), default=None)
-    limit = max((per_cpu[w.name] for w in workload.implementations if w.kind == "yardstick"), default=None)
+    peer = max((rate[w.name] for w in ways if w.kind == "peer"), default=None)
+    limit = max((per_cpu[w.name] for w in ways if w.kind == "yardstick"), default=None)
     about = {"device": device(), "versions": versions()}
     rows = [
         {
@@ -149,7 +160,7 @@ def measure(
             "compile_s": first[way.name].compile_s,
             **about,
         }
-        for way in workload.implementations
+        for way in ways
     ]
     return sorted(rows, key=lambda row: -row["chain_steps_per_second"])
 

@@ -15,6 +15,7 @@ from jaxsde.report.style import INK, MUTED, RULE, WIDTH
 # our executors, and whatever peer is the best of a workload
 SERIES = {
     "native": ("jaxsde, native", "#0b6cb0"),
+    "lanes": ("jaxsde, lanes", "#4f9bd0"),
     "vmap": ("jaxsde, vmap", "#8fbfe0"),
     "peer": ("best peer", "#d1570a"),
 }
@@ -51,24 +52,21 @@ def table(rows: list[dict[str, Any]]) -> str:
 def figure(rows: list[dict[str, Any]]) -> Figure:
     """Bars on a logarithmic axis: 1 is the kernel written by hand."""
     found = chosen(rows)
-    drawn = Figure(figsize=(WIDTH, 0.62 * len(found) + 0.9), layout="constrained")
+    drawn = Figure(figsize=(WIDTH, 0.72 * len(found) + 0.9), layout="constrained")
     axes = drawn.subplots()
-    for i, series in enumerate(found.values()):
-        for j, (key, (label, colour)) in enumerate(SERIES.items()):
+    shown = [key for key in SERIES if any(key in series for series in found.values())]
+    step = 0.78 / len(shown)
+    for j, key in enumerate(shown):
+        label, colour = SERIES[key]
+        for i, series in enumerate(found.values()):
             if key not in series:
                 continue
-            value, place = series[key]["of_yardstick"], i + 0.26 * (j - 1)
-            axes.barh(place, value, 0.24, color=colour, label=label if i == 0 else None)
+            value, place = series[key]["of_yardstick"], i + step * (j - (len(shown) - 1) / 2)
+            axes.barh(place, value, 0.92 * step, color=colour, label=label)
+            label = None
             name = f" {value:.2g}" + (f"  ({series[key]['implementation']})" if key == "peer" else "")
-            axes.text(
-                value,
-                place,
-                name,
-                va="center",
-                fontsize=7,
-                color=MUTED,
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4},
-            )
+            axes.text(value, place, name, va="center", fontsize=7, color=MUTED,
+                      bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4})
     axes.axvline(1, color=INK, linewidth=1)
     axes.set_yticks(range(len(found)), list(found), fontsize=8)
     axes.invert_yaxis()
@@ -78,7 +76,7 @@ def figure(rows: list[dict[str, Any]]) -> Figure:
     axes.tick_params(labelsize=8, color=RULE)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+    axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4)
     return drawn
 
 

@@ -1,4 +1,4 @@
-"""The command `jaxsde`: run | list | doctor | report.
+"""The command `jaxsde`: run | list | doctor | report | bench.
 
 Standard output carries data (`--json`: exactly one object, also of an error); people read standard error. A fault is one
 line, `jaxsde: error: …`, and an exit code of `errors`; `--debug` adds the traceback. No JAX before every flag and file has
@@ -116,7 +116,16 @@ class Report:
     debug: Debug = False
 
 
-COMMANDS: dict[str, type[Any]] = {"run": Run, "list": List, "doctor": Doctor, "report": Report}
+@dataclass(frozen=True)
+class Bench:
+    """Measure six workloads here, a minute in all: chain-steps per second, and how near the limit of this machine."""
+
+    figure: Annotated[Text, flag(metavar="FILE", help="draw the bars into a .png or .svg file")] = None
+    json: Json = False
+    debug: Debug = False
+
+
+COMMANDS: dict[str, type[Any]] = {"run": Run, "list": List, "doctor": Doctor, "report": Report, "bench": Bench}
 
 
 class Terminated(BaseException):
@@ -166,7 +175,9 @@ def _main(arguments: list[str]) -> int:
         from . import commands
     except ImportError as fault:
         raise ExperimentError(f"{NEEDS_APP} ({fault.name} is missing)", code=UNAVAILABLE) from fault
-    return {Run: commands.run, List: commands.list_, Doctor: commands.doctor, Report: commands.report}[type(options)](
+    return {
+        Run: commands.run, List: commands.list_, Doctor: commands.doctor, Report: commands.report, Bench: commands.bench
+    }[type(options)](
         options
     )
 
@@ -248,7 +259,7 @@ def _joined(arguments: list[str]) -> list[str]:
     if not arguments or arguments[0] in ("-h", "--help"):
         return arguments
     if arguments[0].startswith("-"):
-        raise _usage("give a command first: run, list, doctor or report")
+        raise _usage("give a command first: run, list, doctor, report or bench")
     if arguments[0] not in COMMANDS:
         raise _usage(f"no command {arguments[0]!r}; {did_you_mean(arguments[0], COMMANDS)}")
     flags, joined, rest = _flags(arguments[0]), arguments[:1], list(arguments[1:])
@@ -274,7 +285,7 @@ def _parse(arguments: list[str]) -> Any:
     except ImportError as fault:
         raise ExperimentError(f"{NEEDS_APP} (tyro is missing)", code=UNAVAILABLE) from fault
     if not arguments:
-        raise _usage("give a command first: run, list, doctor or report")
+        raise _usage("give a command first: run, list, doctor, report or bench")
     union: Any = None
     for name, kind in COMMANDS.items():
         one = Annotated[kind, tyro.conf.subcommand(name)]

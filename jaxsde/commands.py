@@ -1,4 +1,4 @@
-"""What each command does: run | list | doctor | report."""
+"""What each command does: run | list | doctor | report | bench."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from . import __version__, config, output
 from .catalogue import CATALOGUES, catalogue, did_you_mean
-from .errors import DIVERGED, FAILED_CHECK, NO_INPUT, UNAVAILABLE, ExperimentError, one_line
+from .errors import DIVERGED, FAILED_CHECK, NO_INPUT, UNAVAILABLE, USAGE, ExperimentError, one_line
 from .experiment import Experiment
 
 if TYPE_CHECKING:
@@ -215,6 +215,29 @@ def report(options: cli.Report) -> int:
     if options.json:
         print(json.dumps({"ok": True, "out": str(folder), "files": files, "arrays": len(names)}), flush=True)
     say(f"{len(files)} files in {folder}; the report is {folder / 'report.html'}")
+    return 0
+
+
+def bench(options: cli.Bench) -> int:
+    """`jaxsde bench`: the speed of this machine, and of the limit how much."""
+    figure = Path(options.figure) if options.figure else None
+    if figure is not None and (figure.suffix not in (".png", ".svg") or not figure.absolute().parent.is_dir()):
+        raise ExperimentError(f"--figure {options.figure!r}: give a .png or .svg file in a folder that exists", code=USAGE)
+    _quiet()
+    from . import bench as benchmark
+
+    try:
+        rows = benchmark.measure(tell=lambda line: None)
+    except ModuleNotFoundError as fault:
+        cure = "install the wheel or run it in a checkout"
+        raise ExperimentError(f"jaxsde bench: {one_line(str(fault))}; {cure}", code=UNAVAILABLE) from None
+    drawn = figure is not None and benchmark.figure(rows, figure)
+    if options.json:
+        print(json.dumps({"verdict": benchmark.verdict(rows), "rows": rows}, allow_nan=False), flush=True)
+        return 0
+    print(f"{benchmark.table(rows)}\n\n{benchmark.verdict(rows)}", flush=True)
+    if figure is not None:
+        say(str(figure) if drawn else f"no figure: there is {benchmark.unmeasured()}")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import equations, harness, plot, throughput, yardstick
+from benchmarks import equations, gpu, harness, plot, scaling, throughput, yardstick
+from jaxsde import bench, cli
 
 OU = equations.ornstein_uhlenbeck()
 
@@ -110,3 +112,53 @@ def test_the_readme_shows_what_was_measured(tmp_path):
     [axes] = plot.figure(rows).axes
     widths = sorted(bar.get_width() for bar in axes.patches)
     assert widths == sorted(s[k]["of_yardstick"] for s in plot.chosen(rows).values() for k in plot.SERIES)
+
+
+def test_bench_in_short(monkeypatch, tmp_path, capsys):
+    """`jaxsde bench` with almost no steps: its rows, its sentence, its figure, and what it says without a yardstick."""
+    monkeypatch.setenv("JAXSDE_CACHE_DIR", str(tmp_path))
+    whole = bench.measure
+    monkeypatch.setattr(bench, "measure", functools.partial(whole, rounds=1, scale=0.002))
+    figure = tmp_path / "bars.png"
+    assert cli.main(["bench", "--figure", str(figure)]) == 0
+    said = capsys.readouterr().out
+    rows = bench._ours(bench.measure())
+    assert [row["workload"] for row in rows] and all(row["workload"] in said for row in rows) and len(rows) == 6
+    assert "times the plain JAX program" in said and (figure.exists() or "no figure" in said)
+    without = [row | {"of_yardstick": None} for row in rows]
+    assert "the limit is not known here" in bench.verdict(without) and " - " in bench.table(without)
+    assert not bench.figure(without, tmp_path / "none.png")
+    assert "ran under another executor" in bench.verdict([rows[0] | {"executor": "vmap"}, *rows[1:]])
+    assert cli.main(["bench", "--figure", str(tmp_path / "bars.pdf"), "--json"]) == 2
+    assert "give a .png or .svg file" in json.loads(capsys.readouterr().out)["error"]
+
+
+@pytest.mark.parametrize("name", gpu.CASES)
+def test_the_gpu_workloads_on_whatever_is_here(name):
+    """Every executor and the peer agree with the loop in float64, or the harness would refuse them."""
+    work = gpu.workload(name, 256, ("auto", "lanes"), scale=0.001)
+    rows = harness.measure(work, rounds=1)
+    assert {row["implementation"] for row in rows} == {"jaxsde, auto", "jaxsde, lanes", "scan + bulk draws, a key per step"}
+    [row] = gpu.published(8388608)
+    assert row["chain_steps_per_second"] == pytest.approx(8388608 * 256 / 0.715859498)
+    assert gpu.published(7) == [] and "as published" in throughput.table(rows + [row])
+
+
+def test_scaling():
+    found = scaling.series("auto", largest=1000, scale=0.002)
+    assert {"chains", "dimension", "steps", "statistics, OU"} <= set(found)
+    rows = scaling.measure(found["chains"], rounds=1)
+    assert [row["chains"] for row in rows] == [100, 1000] and scaling.table(rows).count("\n") == 2
+    wrong = [p._replace(check=lambda run: "wrong") for p in found["chains"]]
+    with pytest.raises(harness.WrongAnswer, match="chains, 100: wrong"):
+        scaling.measure(wrong, rounds=1)
+
+
+def test_the_check_of_scaling_sees_five_per_cent():
+    run = scaling.point("chains", 1, "", scaling.bowl(1), 65536, 200, scaling.stationary, "auto").run(3)
+    assert scaling.stationary(run) is None
+
+    class Louder:
+        positions, step = run.positions * 1.05, run.step
+
+    assert "standard errors off" in scaling.stationary(Louder)

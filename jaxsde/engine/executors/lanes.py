@@ -144,7 +144,7 @@ def advance(
     many = max(1, _STEPS // unit.length)
     # On a GPU a number that all chains share would be a kernel of its own: there each chain works it out.
     spread = (lambda s: s) if target == "cpu" else (lambda s: jnp.broadcast_to(s, tile.alive.shape))
-    base, unit = tuple(spread(w) for w in base), unit._replace(zero=spread(unit.zero))
+    base, unit = (spread(base[0]), spread(base[1])), unit._replace(zero=spread(unit.zero))
 
     def one(held: Held, j: Any, first: Any, last: Any) -> Held:
         j, first, last = (spread(n) for n in (j, first, last))

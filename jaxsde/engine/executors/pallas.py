@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from ... import random
@@ -71,7 +70,8 @@ def advance(
     shared = tables(jax.tree.leaves(chain))
 
     def through(held: Held, first: Any, last: Any) -> Held:
-        numbers = jnp.stack([*words, *span.clock.step, *(jnp.asarray(i).astype(jnp.uint32) for i in (first, last, span.intervals >> 31))])
+        numbers = [*words, *span.clock.step, first, last, span.intervals >> 31]
+        numbers = jnp.stack([jnp.asarray(n).astype(jnp.uint32) for n in numbers])
         return _steps(plan, blocks, dtype, target == "cpu", numbers, shared, ids, held)
 
     return lanes.looking(chain, statistics, span, tile, through, every=every, rows=rows, dtype=dtype)
@@ -92,7 +92,8 @@ def _steps(
     operations = OPERATIONS if interpret else OPERATIONS | {"mulhi": _mulhi}
 
     def kernel(*refs: Any) -> None:
-        scalars, tables, given, out = refs[0], refs[1 : 1 + len(shared)], refs[1 + len(shared) : -len(state) - 2], refs[-len(state) - 2 :]
+        inputs, out = refs[: -len(state) - 2], refs[-len(state) - 2 :]
+        scalars, tables, given = inputs[0], inputs[1 : 1 + len(shared)], inputs[1 + len(shared) :]
         n = [scalars[i] for i in range(7)]
         first, last, zero = (w.astype(jnp.int32) for w in n[4:])
         values = [ref[...] for ref in given]
