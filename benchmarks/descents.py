@@ -15,7 +15,7 @@ from jax import lax
 import jaxsde as js
 
 from . import yardstick
-from .harness import Elsewhere, Implementation, Ready, Workload, ahead_of_time, cold_start, ours
+from .harness import Implementation, Ready, Workload, ahead_of_time, cold_start, ours, simulated
 
 
 class Descent(NamedTuple):
@@ -59,10 +59,8 @@ def jaxsde(descent: Descent, executor: str, chains: int, steps: int) -> Ready:
     ran: list[str] = []
 
     def run(seed: int) -> np.ndarray:
-        done = js.simulate(chain, descent.start, key=js.key(seed), chains=chains, steps=steps, executor=executor)
+        done = simulated(executor, chain, descent.start, key=js.key(seed), chains=chains, steps=steps)
         ran[:] = [done.executor]
-        if executor not in ("auto", done.executor):
-            raise Elsewhere(f"the executor {executor} does not run it")
         return done.positions
 
     return cold_start(run, lambda: ran[0])

@@ -19,7 +19,7 @@ from jax import lax
 import jaxsde as js
 
 from . import yardstick
-from .harness import Elsewhere, Implementation, Ready, Workload, ahead_of_time, cold_start, ours
+from .harness import Implementation, Ready, Workload, ahead_of_time, cold_start, ours, simulated
 
 
 class Equation(NamedTuple):
@@ -65,10 +65,8 @@ def jaxsde(equation: Equation, executor: str, chains: int, steps: int) -> Ready:
     chain, ran = equation.chain(), []
 
     def run(seed: int) -> np.ndarray:
-        done = js.simulate(chain, equation.start, key=js.key(seed), chains=chains, steps=steps, executor=executor)
+        done = simulated(executor, chain, equation.start, key=js.key(seed), chains=chains, steps=steps)
         ran[:] = [done.executor]
-        if executor not in ("auto", done.executor):
-            raise Elsewhere(f"the executor {executor} does not run it")
         return done.positions
 
     return cold_start(run, lambda: ran[0])

@@ -23,7 +23,7 @@ from jax import lax
 import jaxsde as js
 from jaxsde.engine.executors import EXECUTORS
 
-from .harness import Elsewhere, Implementation, Ready, Workload, ahead_of_time, cold_start, device, measure, versions
+from .harness import Implementation, Ready, Workload, ahead_of_time, cold_start, device, measure, simulated, versions
 from .throughput import table
 
 JULIA_MS = {8192: 2.416906, 32768: 4.512974, 131072: 14.118681, 524288: 48.056674, 2097152: 181.737472, 8388608: 715.859498}
@@ -146,21 +146,19 @@ def _ours(case: Case, executor: str, chains: int, steps: int) -> Ready:
     chain, ran = case.chain(), []
 
     def run(seed: int) -> np.ndarray:
-        done = js.simulate(chain, case.start, key=js.key(seed), chains=chains, steps=steps, executor=executor, chunk=steps)
+        done = simulated(executor, chain, case.start, key=js.key(seed), chains=chains, steps=steps, chunk=steps)
         ran[:] = [done.executor]
-        if executor not in ("auto", done.executor):
-            raise Elsewhere(f"the executor {executor} does not run it")
         return done.positions
 
     return cold_start(run, lambda: ran[0])
 
 
 def _plain(case: Case, chains: int, steps: int) -> Ready:
-    def simulated(key: Any) -> Any:
+    def run(key: Any) -> Any:
         x = jnp.tile(jnp.asarray(case.start, jnp.float32), (chains, 1))
         return lax.scan(lambda x, k: (case.in_jax(k, x), None), x, jax.random.split(key, steps))[0]
 
-    return ahead_of_time(simulated, jax.random.key)
+    return ahead_of_time(run, jax.random.key)
 
 
 def published(chains: int) -> list[dict[str, Any]]:

@@ -14,12 +14,15 @@ import platform
 import statistics
 import subprocess
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
+
+import jaxsde as js
 
 Kind = Literal["jaxsde", "peer", "yardstick"]
 Run = Callable[[int], np.ndarray]  # from a seed to the final positions, on the host
@@ -75,6 +78,16 @@ def ours(prepare: Callable[..., Ready], executors: Sequence[str], steps: dict[st
                        functools.partial(prepare, e))
         for e in executors
     ]
+
+
+def simulated(executor: str, *given: Any, **more: Any) -> Any:
+    """`simulate` by this executor and no other: Elsewhere, with the reason, where it would go on with another."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "executor .* cannot run this chain", UserWarning)
+        try:
+            return js.simulate(*given, executor=executor, **more)
+        except UserWarning as reason:
+            raise Elsewhere(str(reason)) from None
 
 
 def ahead_of_time(f: Callable[..., Any], *arguments: Callable[[int], Any]) -> Ready:

@@ -141,7 +141,7 @@ def test_the_gpu_workloads_on_whatever_is_here(name):
     assert {row["implementation"] for row in rows} == {"jaxsde, auto", "jaxsde, lanes", "scan + bulk draws, a key per step"}
     [row] = gpu.published(8388608)
     assert row["chain_steps_per_second"] == pytest.approx(8388608 * 256 / 0.715859498)
-    assert gpu.published(7) == [] and "as published" in throughput.table(rows + [row])
+    assert gpu.published(7) == [] and "as published" in throughput.table([*rows, row])
 
 
 def test_scaling():
