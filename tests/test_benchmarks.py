@@ -111,7 +111,7 @@ def test_the_readme_shows_what_was_measured(tmp_path):
     assert (tmp_path / "bars.png").stat().st_size > 10_000
     [axes] = plot.figure(rows).axes
     widths = sorted(bar.get_width() for bar in axes.patches)
-    assert widths == sorted(s[k]["of_yardstick"] for s in plot.chosen(rows).values() for k in plot.SERIES)
+    assert widths == sorted(s[k]["of_yardstick"] for s in plot.chosen(rows).values() for k in plot.SERIES if k in s)
 
 
 def test_bench_in_short(monkeypatch, tmp_path, capsys):
@@ -152,6 +152,18 @@ def test_scaling():
     wrong = [p._replace(check=lambda run: "wrong") for p in found["chains"]]
     with pytest.raises(harness.WrongAnswer, match="chains, 100: wrong"):
         scaling.measure(wrong, rounds=1)
+
+
+def test_the_figure_of_scaling_draws_every_point(tmp_path):
+    rows = json.loads((Path(__file__).parents[1] / "benchmarks/results/scaling-cpu.json").read_text())
+    drawn = plot.scaling(rows)
+    for axes, name in zip(drawn.axes, ("chains", "dimension", "steps"), strict=False):
+        assert len(axes.lines[0].get_xdata()) == sum(row["series"] == name for row in rows) > 2
+    bars = [bar.get_width() for bar in drawn.axes[3].patches]
+    assert len(bars) == sum(row["series"].startswith("statistics") and row["x"] > 0 for row in rows) > 0
+    path = tmp_path / "scaling.png"
+    plot.main([str(Path(__file__).parents[1] / "benchmarks/results/scaling-cpu.json"), str(path)])
+    assert path.stat().st_size > 10_000
 
 
 def test_the_check_of_scaling_sees_five_per_cent():

@@ -46,6 +46,8 @@ def refuses(chain: Any, state: Any, dtype: Any, platform: str, *, wanted: bool) 
     floats = sum(n.dtype.kind == "f" for n in plan.steps.after)
     if not floats:
         return "a state without a float cannot say that it diverged"
+    if platform == "cpu" and floats * plan.size > 4 * LARGEST:
+        return f"XLA would compile {floats * plan.size} operations: the whole step anew for each number of the state"
     if platform == "cpu" and floats > 2 and not wanted:
         return f"XLA would make the draws anew for each of the {floats} numbers of the state"
     return None
