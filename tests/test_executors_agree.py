@@ -92,12 +92,12 @@ def test_losses_under_lanes(name):
 @pytest.mark.parametrize("name", ["squared_error", "huber", "cauchy"])
 def test_the_law_over_a_hundred_thousand_steps(name):
     """By then roundings have grown as they like: the laws agree, at 5 standard errors of the difference (a false alarm in 10^6
-    for each of the 12 numbers), and a learning rate that is off by a tenth does not."""
+    for each of the 12 numbers), and those of a learning rate half as large again do not."""
 
     def law(executor, rate=0.02):
         chain, start = sgd(name, "with_replacement")
         chain = js.sgd(chain.problem, learning_rate=rate, batch_size=2)
-        run = js.simulate(chain, start, key=KEY if executor == "native" else js.key(18), chains=128, steps=100_000, burn_in=2_000,
+        run = js.simulate(chain, start, key=KEY if executor == "native" else js.key(18), chains=1024, steps=100_000, burn_in=2_000,
                           every=20, statistics={"cov": js.Covariance()}, executor=executor)  # fmt: skip
         return run["cov"]
 
@@ -106,4 +106,4 @@ def test_the_law_over_a_hundred_thousand_steps(name):
 
     reference = law("vmap")
     assert z(law("native"), reference) < 5
-    assert z(law("native", 0.022), reference) > 8
+    assert z(law("native", 0.03), reference) > 5
