@@ -148,6 +148,9 @@ class Statistic(Protocol):
     Accumulators are pytrees of arrays whose first axis is either the chain or, where chains share one accumulator, of
     length 1. `merge` folds that first axis (chains of a tile, tiles of a group, groups of a run), in a fixed order, so a
     merged accumulator has length 1 there and any number of them can be concatenated and merged again.
+
+    A statistic that only counts may also offer `boxes(x, alive)`, the number of the count that each position goes to, and
+    accumulators with `added(counts)`: an executor may then count by itself.
     """
 
     def init(self, x: Float[Array, "c d"]) -> PyTree: ...

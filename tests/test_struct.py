@@ -91,7 +91,7 @@ def test_objects_have_the_shape_of_their_protocols():
         for thing in things:
             assert isinstance(thing, kind), (thing, kind)
             methods = [m for m in vars(type(thing)) if callable(getattr(thing, m)) and not m.startswith("_")]
-            most = 7 if hasattr(thing, "boxes") else 5  # counts that chains share are found and added from outside too
+            most = 6 if hasattr(thing, "boxes") else 5  # the box of each position, for counts that chains share
             assert kind is Problem or len(methods) <= most, methods
 
 

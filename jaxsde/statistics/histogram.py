@@ -34,6 +34,13 @@ class Boxes(NamedTuple):
         """Positions in the boxes and outside together, per row."""
         return words(_totals(self).sum(axis=1))
 
+    def added(self, counts: np.ndarray) -> Boxes:
+        """These boxes with `counts` (as many, int64) added, on the host."""
+        total = _totals(self)
+        total = total + counts.reshape(total.shape)
+        low = (total & (2**LOW - 1)).astype(np.uint32)
+        return Boxes(Count(low, (total >> LOW).astype(np.uint32)), np.zeros_like(self.pending))
+
 
 @struct
 class Histogram:
@@ -97,13 +104,6 @@ class Histogram:
         acc = _make_room(acc, x.shape[0])
         lo = acc.counts.lo.at[0, self.boxes(x, alive)].add(jnp.uint32(1), mode="drop")
         return Boxes(Count(lo, acc.counts.hi), acc.pending + jnp.uint32(x.shape[0]))
-
-    def added(self, acc: Boxes, counts: np.ndarray) -> Boxes:
-        """The accumulators with `counts` (as many as they have, int64) added, on the host."""
-        total = _totals(acc)
-        total = total + counts.reshape(total.shape)
-        words = Count((total & (2**LOW - 1)).astype(np.uint32), (total >> LOW).astype(np.uint32))
-        return Boxes(words, np.zeros_like(acc.pending))
 
     def merge(self, acc: Boxes) -> Boxes:
         n = self.counts(acc)[None]

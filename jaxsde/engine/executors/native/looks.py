@@ -126,7 +126,7 @@ class Looking:
     def _settle(self) -> None:
         for name, counts in zip(self.code.counting, self.counts, strict=True):
             self.accumulators = {
-                **self.accumulators, name: self.statistics[name].added(self.accumulators[name], counts[:, :-1].astype(np.int64))
+                **self.accumulators, name: self.accumulators[name].added(counts[:, :-1].astype(np.int64))
             }  # fmt: skip
             counts[:] = 0
         self.pending = 0
