@@ -25,7 +25,7 @@ Seed = int  # 0 <= seed < 2^64
 Vector = tuple[float, ...]  # finite numbers
 Matrix = tuple[tuple[float, ...], ...]  # square, symmetric, finite
 
-# Where the catalogues are: folder of the package, name of the dict, and what its things are.
+# Where the catalogues are: files of the package, names of the dicts, and what their things are.
 CATALOGUES: dict[str, tuple[str, str, str]] = {
     "losses": ("problems/finite_sums.py", "LOSSES", "means over the examples of [data], for [loss] name"),
     "potentials": (
@@ -34,6 +34,11 @@ CATALOGUES: dict[str, tuple[str, str, str]] = {
         "losses without data, with the noise of [noise], for [loss] name",
     ),
     "data": ("problems/data.py", "DATASETS", "data sets, for [data] name"),
+    "integrators": (
+        "stepping/integrators/ito.py stepping/integrators/strong.py stepping/integrators/weak.py stepping/integrators/kinetic.py",
+        "ITO STRONG WEAK KINETIC",
+        "steps of an SDE, for jaxsde.integrate and [sde] integrator",
+    ),
 }
 
 
@@ -65,8 +70,11 @@ def catalogue(which: str) -> Mapping[str, Listed]:
     """The catalogue called `which` (a key of `CATALOGUES`), read from its source. KeyError names those there are."""
     if which not in CATALOGUES:
         raise KeyError(f"no catalogue {which!r}: {did_you_mean(which, CATALOGUES)}")
-    file, variable, _ = CATALOGUES[which]
-    return read(Path(__file__).parent / file, variable)
+    files, variables, _ = CATALOGUES[which]
+    entries: dict[str, Listed] = {}
+    for file, variable in zip(files.split(), variables.split(), strict=True):
+        entries |= read(Path(__file__).parent / file, variable)
+    return entries
 
 
 def read(file: str | Path, variable: str) -> dict[str, Listed]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from . import metrics, problems, theory
-from .dynamics.equations import brownian, gradient_flow, langevin, sde, sgd_sde
+from .dynamics.adaptive import adam_sde, rmsprop_sde, sign_sgd_sde
+from .dynamics.equations import brownian, gradient_flow, homogenized_sgd, langevin, sde, sgd_sde
+from .dynamics.kinetic import momentum_sde, underdamped
 from .engine.run import Run
 from .engine.simulate import iterate, simulate
 from .engine.traced import advance
@@ -12,31 +14,51 @@ from .problems.problem import FiniteSum, Potential, finite_sum, potential
 from .random import key
 from .report.verdict import Verdict, is_gibbs, verdict_statistics
 from .statistics import Autocovariance, Course, Covariance, Extremes, Histogram, Mean, MeanLoss, Moments, Samples, of
-from .stepping.chains import integrate, sgd
-from .stepping.integrators import EulerMaruyama, Heun, Milstein
+from .stepping.chains import integrate, sgd, svag
+from .stepping.integrators import (
+    BAOAB,
+    OBABO,
+    SRA1,
+    EulerMaruyama,
+    ExactLinear,
+    Heun,
+    LeimkuhlerMatthews,
+    Milstein,
+    Platen,
+    TamedEuler,
+)
 
 __all__ = [
+    "BAOAB",
+    "OBABO",
+    "SRA1",
     "Autocovariance",
     "Course",
     "Covariance",
     "Estimate",
     "EulerMaruyama",
+    "ExactLinear",
     "Extremes",
     "FiniteSum",
     "Heun",
     "Histogram",
+    "LeimkuhlerMatthews",
     "Mean",
     "MeanLoss",
     "Milstein",
     "Moments",
+    "Platen",
     "Potential",
     "Run",
     "Samples",
+    "TamedEuler",
     "Verdict",
+    "adam_sde",
     "advance",
     "brownian",
     "finite_sum",
     "gradient_flow",
+    "homogenized_sgd",
     "integrate",
     "is_gibbs",
     "iterate",
@@ -44,13 +66,18 @@ __all__ = [
     "key",
     "langevin",
     "metrics",
+    "momentum_sde",
     "of",
     "potential",
     "problems",
+    "rmsprop_sde",
     "sde",
     "sgd",
     "sgd_sde",
+    "sign_sgd_sde",
     "simulate",
+    "svag",
     "theory",
+    "underdamped",
     "verdict_statistics",
 ]

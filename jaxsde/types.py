@@ -35,8 +35,9 @@ class Draws(NamedTuple):
     indices: int = 0
     population: int = 0
     # independent: with replacement. distinct: no repeats within a step. epoch: a permutation per epoch of
-    # population // indices steps, each step taking the next `indices` of it.
-    scheme: Literal["independent", "distinct", "epoch"] = "independent"
+    # population // indices steps, each step taking the next `indices` of it. once: one permutation, read round and round.
+    # cyclic: 0, 1, 2, … read round and round.
+    scheme: Literal["independent", "distinct", "epoch", "once", "cyclic"] = "independent"
 
 
 class Drawn(NamedTuple):

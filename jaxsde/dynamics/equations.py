@@ -1,8 +1,13 @@
 """The SDEs:  dX = drift(t, X) dt + scale · Σ(X)^½ dW,  Itô.
 
+Those with momenta are in `kinetic.py`, those of Adam and its kin in `adaptive.py`.
+
 | name          | drift | scale · Σ^½ | stationary law                                    |
 |---------------|-------|--------------|---------------------------------------------------|
 | sgd_sde       | −∇L   | √η (Σ_B)^½   | Gibbs at kT = η s²/2B when Σ = s²I; else not Gibbs |
+| … order=2     | −∇(L + η/4 |∇L|²) | √η (Σ_B)^½ | closer to SGD by a power of η            |
+| homogenized_sgd | −∇L | √η (2LH/B)^½ | not Gibbs                                         |
+| … preconditioner=P | −P∇L + kT ∇·P | √(2kT) P^½ | Gibbs                                  |
 | langevin      | −∇L   | √(2kT) I     | Gibbs, exp(−L/kT)/Z                               |
 | brownian      | 0     | √η I         | none: covariance η t I                            |
 | gradient_flow | −∇L   | 0            | a minimum                                         |
@@ -20,9 +25,10 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from ..problems.problem import FiniteSum, Potential, check_covariance
-from ..struct import static, struct
+from ..struct import replace, static, struct
+from ..types import NoiseKind
 from . import noise as noises
-from .gradients import SAMPLINGS
+from .gradients import EPOCHS, SAMPLINGS
 
 
 @struct
@@ -33,6 +39,61 @@ class Descent:
 
     def __call__(self, t: Any, x: Float[Array, " d"]) -> Float[Array, " d"]:
         return -self.problem.grad(x)
+
+
+@struct
+class ModifiedDescent:
+    """drift = −∇(L + η/4 |∇L|²) = −(I + η/2 ∇²L) ∇L."""
+
+    problem: Any
+    learning_rate: Any
+
+    def __call__(self, t: Any, x: Float[Array, " d"]) -> Float[Array, " d"]:
+        g = self.problem.grad(x)
+        curved = jax.jvp(self.problem.grad, (x,), (g,))[1]
+        return -g - jnp.asarray(self.learning_rate, x.dtype) / 2 * curved
+
+
+@struct
+class ConstantPreconditioner:
+    """drift = −P ∇L with a constant P, the covariance of `noise`."""
+
+    problem: Any
+    noise: Any
+
+    def __call__(self, t: Any, x: Float[Array, " d"]) -> Float[Array, " d"]:
+        return -self.noise.covariance(x) @ self.problem.grad(x)
+
+
+@struct
+class LocalPreconditioner:
+    """drift = −P ∇L + kT ∇·P."""
+
+    problem: Any
+    noise: Any
+    temperature: Any
+
+    def __call__(self, t: Any, x: Float[Array, " d"]) -> Float[Array, " d"]:
+        p = self.noise.covariance
+        divergence = jnp.trace(jax.jacfwd(p)(x), axis1=1, axis2=2)
+        return -p(x) @ self.problem.grad(x) + jnp.asarray(self.temperature, x.dtype) * divergence
+
+
+@struct
+class LossNoise:
+    """Σ(Φ) = 2 L(Φ) H, with `root` = H^½."""
+
+    problem: Any
+    root: Float[Array, "d d"]
+    dim: int = static()
+    kind: NoiseKind = static()
+
+    def product(self, phi: Float[Array, " d"], z: Float[Array, " d"]) -> Float[Array, " d"]:
+        return jnp.sqrt(2 * self.problem.loss(phi)) * (jnp.asarray(self.root, phi.dtype) @ z)
+
+    def covariance(self, phi: Float[Array, " d"]) -> Float[Array, "d d"]:
+        root = jnp.asarray(self.root, phi.dtype)
+        return 2 * self.problem.loss(phi) * (root @ root.T)
 
 
 @struct
@@ -61,11 +122,17 @@ class Diffusion:
     noise: Any
     scale: Any
     dim: int = static()
+    # How many leading components are the position; the rest are momenta or averages. None: all of them are.
+    position_dim: int | None = static(default=None)
+
+    def flatten(self) -> Diffusion:
+        """The same SDE with its whole state as the position."""
+        return replace(self, position_dim=None)
 
     @property
     def problem(self) -> Any:
         """The problem whose −∇L is the drift; None for another drift."""
-        return getattr(self.drift, "problem", None)
+        return self.drift.problem if isinstance(self.drift, Descent) else None
 
     def diffusion(self, x: Float[Array, " d"]) -> Float[Array, "d d"]:
         """D(x) = scale² Σ(x)/2, the matrix of the Fokker–Planck equation."""
@@ -81,36 +148,88 @@ def sgd_sde(
     sampling: str = "with_replacement",
     frozen_at: Any = None,
 ) -> Diffusion:
-    """SGD's order-1 SDE, dΦ = −∇L dt + √η (Σ_B(Φ))^½ dW, on the clock t = Σ η.
+    """SGD's SDE, dΦ = −∇L dt + √η (Σ_B(Φ))^½ dW, on the clock t = Σ η; with order=2 the drift is −∇(L + η/4 |∇L|²).
+
+    Averages over a fixed time differ from SGD's by O(η), and by O(η²) with order=2, whose diffusion is the same.
 
     Σ_B is the covariance of the batch gradient: Σ/B with replacement, Σ/B·(n−B)/(n−1) without. With `frozen_at` (params, or
     a flat position) Σ is held at its value there: an Ornstein–Uhlenbeck noise.
 
-    Source: Li, Tai and E (2017), Stochastic modified equations; the lecture's dΦ = −g dt + ε√dt, ε ~ N(0, ηΣ).
+    Source: Li, Tai and E (2017, 2019), Stochastic modified equations; the lecture's dΦ = −g dt + ε√dt, ε ~ N(0, ηΣ).
     """
-    if order != 1:
-        raise ValueError(f"order must be 1 (dX = −∇L dt + √η Σ^½ dW), got {order!r}")
+    if order not in (1, 2):
+        raise ValueError(f"order must be 1 (drift −∇L) or 2 (drift −∇(L + η/4 |∇L|²)), got {order!r}")
     positive(learning_rate, "learning_rate")
+    noise = sgd_noise(problem, batch_size, sampling, frozen_at)
+    eta = jnp.asarray(learning_rate, float)
+    drift = Descent(problem) if order == 1 else ModifiedDescent(problem, eta)
+    return Diffusion(drift, noise, jnp.sqrt(eta), problem.dim)
+
+
+def sgd_noise(problem: FiniteSum | Potential, batch_size: int, sampling: str, frozen_at: Any = None) -> Any:
+    """Σ_B(Φ) of SGD's equations, or its value at one position. `ValueError` for a batch or sampling that the problem has not."""
     if sampling not in SAMPLINGS:
         raise ValueError(f"sampling must be one of {', '.join(SAMPLINGS)}; got {sampling!r}")
+    if sampling == "alpha_stable":
+        raise ValueError('sampling="alpha_stable" has no covariance, so no diffusion: use js.sgd(…) itself')
     if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
         raise ValueError(f"batch_size must be a positive integer, got {batch_size!r}")
-    if not problem.examples and sampling in ("without_replacement", "random_reshuffling"):
+    distinct = sampling == "without_replacement" or sampling in EPOCHS
+    if not problem.examples and distinct:
         raise ValueError(f'sampling="{sampling}" needs examples, and a potential has none: leave sampling out')
-    if problem.examples and sampling in ("without_replacement", "random_reshuffling") and batch_size > problem.examples:
+    if problem.examples and distinct and batch_size > problem.examples:
         raise ValueError(f"batch_size {batch_size} exceeds the {problem.examples} examples that {sampling} draws from")
     noise = noises.of_problem(problem) if frozen_at is None else noises.frozen(problem, flat(problem, frozen_at))
-    by = noises.batch_factor(int(batch_size), problem.examples, sampling)
-    return Diffusion(
-        Descent(problem), noises.scaled(noise, by), jnp.sqrt(jnp.asarray(learning_rate, float)), problem.dim
-    )
+    return noises.scaled(noise, noises.batch_factor(int(batch_size), problem.examples, sampling))
 
 
-def langevin(problem: FiniteSum | Potential, *, temperature: Any) -> Diffusion:
-    """Overdamped Langevin, dX = −∇L dt + √(2kT) dW, whose stationary law is Gibbs at that temperature."""
+def homogenized_sgd(problem: FiniteSum, *, learning_rate: Any, batch_size: int = 1) -> Diffusion:
+    """Homogenised SGD for least squares, dX = −∇L dt + √(2η L(X)/B) H^½ dW: SGD where the dimension is high and the data generic.
+
+    Σ(X) is replaced by 2 L(X) H, which it is on average over the residuals. Its mean loss follows a Volterra equation.
+    `ValueError` where the Hessian is not constant. Source: Paquette, Paquette, Adlam and Pennington (2022), "Homogenization of
+    SGD in high-dimensions"; Paquette and Paquette (2021).
+    """
+    positive(learning_rate, "learning_rate")
+    if not problem.examples:
+        raise ValueError("homogenized_sgd is for least squares over examples, and a potential has none: use sgd_sde or langevin")
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
+        raise ValueError(f"batch_size must be a positive integer, got {batch_size!r}")
+    away = jnp.asarray(np.random.default_rng(0).normal(size=problem.dim), problem.start.dtype)
+    here, there = (np.asarray(problem.hessian(x), np.float64) for x in (problem.start, problem.start + away))
+    if not np.abs(here - there).max() <= 1e-3 * np.abs(here).max():
+        raise ValueError("homogenized_sgd is for least squares, and this loss's Hessian depends on the position: use sgd_sde")
+    values, vectors = np.linalg.eigh((here + here.T) / 2)
+    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    kind: NoiseKind = "diagonal" if problem.dim == 1 else "general"
+    noise = noises.scaled(LossNoise(problem, jnp.asarray(root, float), problem.dim, kind), 1.0 / int(batch_size))
+    return Diffusion(Descent(problem), noise, jnp.sqrt(jnp.asarray(learning_rate, float)), problem.dim)
+
+
+def langevin(problem: FiniteSum | Potential, *, temperature: Any, preconditioner: Any = None) -> Diffusion:
+    """Overdamped Langevin, dX = −∇L dt + √(2kT) dW, whose stationary law is Gibbs at that temperature.
+
+    With a `preconditioner` P, symmetric and positive definite, dX = (−P∇L + kT ∇·P) dt + √(2kT) P^½ dW has the same law:
+    P is a number, d numbers (a diagonal) or a matrix, or a function of the position that returns one of these; T(x) = kT P(x)
+    is then a local temperature, and (∇·P)ᵢ = Σⱼ ∂ⱼPᵢⱼ the Itô drift that keeps the law. Source: Roberts and Stramer (2002),
+    Methodol. Comput. Appl. Probab. 4, 337; Ma, Chen and Fox (2015).
+    """
     positive(temperature, "temperature")
-    scale = jnp.sqrt(2 * jnp.asarray(temperature, float))
-    return Diffusion(Descent(problem), noises.Isotropic(jnp.asarray(1.0), problem.dim), scale, problem.dim)
+    kt, d = jnp.asarray(temperature, float), problem.dim
+    scale = jnp.sqrt(2 * kt)
+    if preconditioner is None:
+        return Diffusion(Descent(problem), noises.Isotropic(jnp.asarray(1.0), d), scale, d)
+    if not callable(preconditioner):
+        noise = noises.constant(check_covariance(preconditioner, d, "preconditioner"), d, "preconditioner")
+        if noise.kind == "none" or noise.dim < d:
+            raise ValueError("preconditioner must be positive definite: it is singular")
+        return Diffusion(ConstantPreconditioner(problem, noise), noise, scale, d)
+    shape = jax.eval_shape(preconditioner, jax.ShapeDtypeStruct((d,), jnp.result_type(float))).shape
+    if shape not in ((), (d,), (d, d)):
+        raise ValueError(f"preconditioner(x) must return a number, [{d}] or [{d}, {d}], got shape {shape}")
+    kind: NoiseKind = "diagonal" if d == 1 else "general"
+    local = noises.SquareFunction(preconditioner, d, kind)
+    return Diffusion(LocalPreconditioner(problem, local, kt), local, scale, d)
 
 
 def brownian(dim: int, *, learning_rate: Any = None, scale: Any = None) -> Diffusion:
@@ -203,4 +322,10 @@ def positive(value: Any, name: str) -> None:
         raise ValueError(f"{name} must be positive and finite, got {value}")
 
 
-EQUATIONS = {"sgd_sde": sgd_sde, "langevin": langevin, "brownian": brownian, "gradient_flow": gradient_flow}
+EQUATIONS = {
+    "sgd_sde": sgd_sde,
+    "homogenized_sgd": homogenized_sgd,
+    "langevin": langevin,
+    "brownian": brownian,
+    "gradient_flow": gradient_flow,
+}

@@ -5,12 +5,16 @@
 | with_replacement     | mean over B independent uniform examples                     | Σ/B                      |
 | without_replacement  | mean over B distinct examples, fresh at every step           | Σ/B · (n−B)/(n−1)        |
 | random_reshuffling   | the next B of a permutation, new every ⌊n/B⌋ steps           | the same, and correlated |
+| shuffle_once         | the next B of one permutation, drawn once per chain          | the same, and periodic   |
+| cyclic               | the next B in the order of the data                          | the same over an epoch; nothing is random |
 | full_batch           | ∇L                                                           | 0                        |
 | gaussian             | ∇L + (Σ/B)^½ z, z standard normals                           | Σ/B                      |
 | two_point            | the same with z = ±1                                         | Σ/B                      |
 | three_point          | the same with z = ±√3 (odds 1/6 each) or 0                   | Σ/B                      |
+| alpha_stable         | ∇L + (Σ/B)^½ ξ, ξ symmetric α-stable, independent entries    | infinite for α < 2       |
 
 Under random reshuffling with B no divisor of n, the n mod B examples left over sit an epoch out (others the next time).
+`shuffle_once` and `cyclic` read their order round and round, so that every example counts as often: a batch may straddle its end.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from ..problems.problem import FiniteSum, Potential
@@ -69,21 +74,99 @@ class Surrogate:
         return self.problem.grad(phi) + self.noise.product(phi, z)
 
 
-_SCHEMES = {"with_replacement": "independent", "without_replacement": "distinct", "random_reshuffling": "epoch"}
+@struct
+class StableSurrogate:
+    """ĝ = ∇L + (Σ/B)^½ ξ with independent, symmetric α-stable entries of E e^{ikξ} = e^{−|k/√2|^α}: standard normal at α = 2.
+
+    ξ by Chambers, Mallows and Stuck (1976), J. Am. Stat. Assoc. 71, 340: with V uniform on (−π/2, π/2) and W exponential,
+    ξ√2 = sin(αV)/(cos V)^{1/α} · (cos((1 − α)V)/W)^{(1−α)/α}. Two normals make both: half the angle and half the squared length.
+    Where Σ is not diagonal the law depends on the root taken, and not on Σ alone.
+    """
+
+    problem: Any
+    noise: Any
+    alpha: Any
+    batch_size: int = static()
+    sampling: str = static()
+    draws: Draws = static()
+
+    def __call__(self, phi: Float[Array, " d"], drawn: Drawn, k: Any) -> Float[Array, " d"]:
+        a, b = jnp.split(drawn.normals, 2)
+        alpha = jnp.asarray(self.alpha, phi.dtype)
+        v, w = jnp.arctan2(b, a) / 2, (a * a + b * b) / 2
+        tail = (jnp.cos((1 - alpha) * v) / w) ** ((1 - alpha) / alpha)
+        xi = jnp.sin(alpha * v) / jnp.cos(v) ** (1 / alpha) * tail * np.sqrt(0.5)
+        return self.problem.grad(phi) + self.noise.product(phi, xi)
+
+
+@struct
+class Svag:
+    """ĝ = ½(1 + √(2l − 1)) ĝ₁ + ½(1 − √(2l − 1)) ĝ₂ from two independent gradients: the same mean, l times the covariance."""
+
+    gradient: Any
+    l: int = static()
+    draws: Draws = static()
+
+    @property
+    def problem(self) -> Any:
+        return self.gradient.problem
+
+    @property
+    def batch_size(self) -> int:
+        return self.gradient.batch_size
+
+    @property
+    def sampling(self) -> str:
+        return self.gradient.sampling
+
+    def __call__(self, phi: Float[Array, " d"], drawn: Drawn, k: Any) -> Float[Array, " d"]:
+        halves = [jnp.split(v, 2) if len(v) else (v, v) for v in drawn]
+        first, second = (self.gradient(phi, Drawn(*(h[i] for h in halves)), k) for i in (0, 1))
+        root = np.sqrt(2 * self.l - 1)
+        return jnp.asarray((1 + root) / 2, phi.dtype) * first + jnp.asarray((1 - root) / 2, phi.dtype) * second
+
+
+def svag_gradient(base: Any, l: int) -> Any:
+    """The SVAG gradient of another; that gradient itself at l = 1."""
+    if isinstance(l, bool) or not isinstance(l, int | np.integer) or l < 1:
+        raise ValueError(f"l must be a whole number >= 1, got {l!r}")
+    if l == 1:
+        return base
+    if base.draws.scheme != "independent":
+        raise ValueError(
+            f'SVAG needs two independent gradients a step, and sampling="{base.sampling}" draws no two: use "with_replacement" '
+            'or a surrogate such as "gaussian"'
+        )
+    d = base.draws
+    twice = d._replace(normals=2 * d.normals, signs=2 * d.signs, three_point=2 * d.three_point, indices=2 * d.indices)
+    return Svag(base, int(l), twice)
+
+
+_SCHEMES = {
+    "with_replacement": "independent", "without_replacement": "distinct", "random_reshuffling": "epoch",
+    "shuffle_once": "once", "cyclic": "cyclic",
+}  # fmt: skip
 _LAWS = {"gaussian": "normals", "two_point": "signs", "three_point": "three_point"}
+# Samplings whose steps depend on each other through an epoch.
+EPOCHS = ("random_reshuffling", "shuffle_once", "cyclic")
 
 SAMPLINGS = {
     "with_replacement": Minibatch,
     "without_replacement": Minibatch,
     "random_reshuffling": Minibatch,
+    "shuffle_once": Minibatch,
+    "cyclic": Minibatch,
     "full_batch": FullBatch,
     "gaussian": Surrogate,
     "two_point": Surrogate,
     "three_point": Surrogate,
+    "alpha_stable": StableSurrogate,
 }
 
 
-def gradient(problem: FiniteSum | Potential, batch_size: int = 1, sampling: str | None = None) -> Any:
+def gradient(
+    problem: FiniteSum | Potential, batch_size: int = 1, sampling: str | None = None, alpha: Any = None
+) -> Any:
     """The stochastic gradient of a problem. `sampling` defaults to "with_replacement" for a finite sum and to "gaussian"
     for a potential, which has no examples to draw. `ValueError` for a pair that does not fit."""
     if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
@@ -94,8 +177,16 @@ def gradient(problem: FiniteSum | Potential, batch_size: int = 1, sampling: str 
         sampling = "with_replacement" if finite else "gaussian"
     if sampling not in SAMPLINGS:
         raise ValueError(f"sampling must be one of {', '.join(SAMPLINGS)}; got {sampling!r}")
+    if (alpha is not None) != (sampling == "alpha_stable"):
+        raise ValueError('alpha, in (0, 2], belongs to sampling="alpha_stable": give both or neither')
     if sampling == "full_batch":
         return FullBatch(problem, batch_size)
+    if sampling == "alpha_stable":
+        if not isinstance(alpha, Tracer) and (isinstance(alpha, bool) or not 0 < float(np.asarray(alpha)) <= 2):
+            raise ValueError(f"alpha must be in (0, 2], got {alpha!r}: 2 is Gaussian, smaller has heavier tails")
+        noise = noises.scaled(noises.of_problem(problem), 1.0 / batch_size)
+        draws = Draws(normals=2 * noise.dim)
+        return StableSurrogate(problem, noise, jnp.asarray(alpha, float), batch_size, sampling, draws)
     if sampling in _LAWS:
         noise = noises.scaled(noises.of_problem(problem), 1.0 / batch_size)
         return Surrogate(problem, noise, batch_size, sampling, Draws(**{_LAWS[sampling]: noise.dim}))
@@ -109,16 +200,33 @@ def gradient(problem: FiniteSum | Potential, batch_size: int = 1, sampling: str 
             f"batch_size {batch_size} exceeds the {problem.examples} examples, which {sampling} draws without repeats: "
             'use a smaller batch or sampling="with_replacement"'
         )
+    if sampling in ("shuffle_once", "cyclic") and np.lcm(batch_size, problem.examples) >= 1 << 32:
+        raise ValueError(
+            f"{sampling} reads batches of {batch_size} from {problem.examples} examples round and round, and the round is longer "
+            "than 2^32 examples: use a batch size that divides the number of examples"
+        )
     draws = Draws(indices=batch_size, population=problem.examples, scheme=_SCHEMES[sampling])  # pyright: ignore
     return Minibatch(problem, batch_size, sampling, draws)
+
+
+def noise_factor(grad: Any) -> float:
+    """The covariance of ĝ over that of one example's gradient. `ValueError` where it has none."""
+    if isinstance(grad, StableSurrogate):
+        raise ValueError(
+            'sampling="alpha_stable" has no finite covariance for alpha < 2: ask for a Histogram, or for quantiles of Samples'
+        )
+    if isinstance(grad, Svag):
+        return grad.l * noise_factor(grad.gradient)
+    if isinstance(grad, Surrogate):
+        return 1.0 / grad.batch_size
+    return noises.batch_factor(grad.batch_size, grad.problem.examples, grad.sampling)
 
 
 def noise_of(grad: Any) -> Any:
     """The covariance of ĝ as a noise: Σ(Φ) of the problem, scaled for the batch size and the sampling."""
     if isinstance(grad, Surrogate):
         return grad.noise
-    by = noises.batch_factor(grad.batch_size, grad.problem.examples, grad.sampling)
-    return noises.scaled(noises.of_problem(grad.problem), by)
+    return noises.scaled(noises.of_problem(grad.problem), noise_factor(grad))
 
 
 def sample_noises(grad: Any, phi: Any, drawn: Drawn) -> Array:

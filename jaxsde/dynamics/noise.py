@@ -115,6 +115,23 @@ class MatrixFunction:
 
 
 @struct
+class SquareFunction:
+    """Σ(Φ) = `matrix`(Φ) itself: a number, a diagonal or a positive definite matrix."""
+
+    matrix: Callable[[Any], Any] = static()
+    dim: int = static()
+    kind: NoiseKind = static(default="general")
+
+    def product(self, phi: Float[Array, " d"], z: Float[Array, " m"]) -> Float[Array, " d"]:
+        p = jnp.asarray(self.matrix(phi), phi.dtype)
+        return cholesky_product(p, z) if p.ndim == 2 else jnp.sqrt(p) * z
+
+    def covariance(self, phi: Float[Array, " d"]) -> Float[Array, "d d"]:
+        p = jnp.asarray(self.matrix(phi), phi.dtype)
+        return p if p.ndim == 2 else jnp.diag(jnp.broadcast_to(p, phi.shape))
+
+
+@struct
 class ProblemNoise:
     """Σ(Φ) of a problem by the factor route: R(Φ) = chol(Σ(Φ)), d normals."""
 
@@ -238,7 +255,7 @@ def batch_factor(batch_size: int, examples: int, sampling: str) -> float:
     """Σ_B / Σ: 1/B with replacement; (n−B)/(n−1)/B for a batch of distinct examples; 0 for the full batch."""
     if sampling == "full_batch":
         return 0.0
-    if examples and sampling in ("without_replacement", "random_reshuffling"):
+    if examples and sampling in ("without_replacement", "random_reshuffling", "shuffle_once", "cyclic"):
         return (examples - batch_size) / max(examples - 1, 1) / batch_size
     return 1.0 / batch_size
 

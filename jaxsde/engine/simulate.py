@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from ..random.clocks import steps_per_epoch
 from ..types import Chain, Statistic
 from . import launch as launching
 from .begin import begin, resume
@@ -40,7 +41,7 @@ def simulate(
     key: Any = None,
     chains: int | None = None,
     burn_in: int = 0,
-    every: int | None = None,
+    every: int | str | None = None,
     statistics: Mapping[str, Statistic] | None = None,
     groups: int = 32,
     dtype: Any = None,
@@ -54,7 +55,7 @@ def simulate(
     length `chains`, a flat array [d] or [chains, d], or a `Run` to go on from (its key, chains, groups, `every` and statistics
     are kept; other `statistics`, or another `every`, begin afresh). `key` is any `jax.random` key. `statistics` maps names
     to `Statistic`s; `run[name]` is then an `Estimate` with its error over `groups` groups of chains. `every` is 1 unless
-    given. `chunk` fixes how many steps pass between two looks of the host (default: about half a second's worth); it never
+    given; "epoch" looks at the end of every epoch of a sampling that has epochs (where `burn_in` should end one, too). `chunk` fixes how many steps pass between two looks of the host (default: about half a second's worth); it never
     changes a result. `progress=True` shows a bar.
 
     A chain whose position is NaN or too large to be squared is frozen where it last was, counted in `run.diverged`, and
@@ -78,7 +79,7 @@ def iterate(
     key: Any = None,
     chains: int | None = None,
     burn_in: int = 0,
-    every: int | None = None,
+    every: int | str | None = None,
     statistics: Mapping[str, Statistic] | None = None,
     groups: int = 32,
     dtype: Any = None,
@@ -88,6 +89,8 @@ def iterate(
 ) -> Iterator[Run]:
     """`simulate` as a generator: a `Run` after every chunk, the last one being `simulate`'s. Arguments as there."""
     steps, burn_in = _whole(steps, "steps", 0), _whole(burn_in, "burn_in", 0)
+    if every == "epoch":
+        every = steps_per_epoch(chain.draws)
     every = (start.every if isinstance(start, Run) else 1) if every is None else _whole(every, "every", 1)
     if every > _LARGEST_CHUNK:
         raise ValueError(f"every must be at most {_LARGEST_CHUNK}, got {every}: look more often")

@@ -103,8 +103,8 @@ def _indices(words: Key, draws: Draws, chain: Words, clock: Clock, length: int, 
     n, b = draws.population, draws.indices
     if b == 0:
         return ()
-    if draws.scheme not in ("independent", "distinct", "epoch"):
-        raise ValueError(f"scheme = {draws.scheme!r}: give 'independent', 'distinct' or 'epoch'")
+    if draws.scheme not in ("independent", "distinct", "epoch", "once", "cyclic"):
+        raise ValueError(f"scheme = {draws.scheme!r}: give 'independent', 'distinct', 'epoch', 'once' or 'cyclic'")
     if not 1 <= n < 2**31:
         raise ValueError(f"population = {n}: indices are drawn from 1 to 2^31 - 1 examples")
     if draws.scheme != "independent" and b > n:
@@ -113,6 +113,8 @@ def _indices(words: Key, draws: Draws, chain: Words, clock: Clock, length: int, 
         )
     if draws.scheme == "epoch":
         return _epoch(words, draws, chain, clock, length)
+    if draws.scheme in ("once", "cyclic"):
+        return _round(words, draws, chain, clock, length)
     if draws.scheme == "distinct" and b > 1:
         return distinct(fill, n, b)
     drawn = fill(Purpose.INDICES, b, 2, lambda *w: (below(w[0], w[1], n), below(w[2], w[3], n)))
@@ -130,3 +132,15 @@ def _epoch(words: Key, draws: Draws, chain: Words, clock: Clock, length: int) ->
     places = now.position[:, None, None] * _u32(b) + jnp.arange(b, dtype=jnp.uint32)[:, None]
     places = jnp.broadcast_to(places, (length, b, pivots.shape[-1]))
     return swap_or_not(places, pivots, hashes, n, lambda keys: keys[which][:, None])
+
+
+def _round(words: Key, draws: Draws, chain: Words, clock: Clock, length: int) -> Array:
+    """Each step's slice of an order that never changes: that of the data, or the permutation of epoch 0."""
+    n, b = draws.population, draws.indices
+    now = advance(clock, jnp.arange(length, dtype=jnp.uint32), draws)
+    places = (now.position[:, None, None] * _u32(b) + jnp.arange(b, dtype=jnp.uint32)[:, None]) % _u32(n)
+    places = jnp.broadcast_to(places, (length, b, jnp.shape(chain[0])[-1]))
+    if draws.scheme == "cyclic":
+        return places.astype(jnp.int32)
+    pivots, hashes = round_keys(words, chain, (_u32(0), _u32(0)), n)
+    return swap_or_not(places, pivots, hashes, n, lambda keys: keys)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -30,7 +31,7 @@ def clock(step: int, draws: Draws) -> Clock:
 def advance(clock: Clock, i: Any, draws: Draws) -> Clock:
     """The clock `i` steps later, traced; i below 2^31."""
     i = jnp.asarray(i).astype(jnp.uint32)
-    if draws.scheme != "epoch":  # then every step is its own epoch
+    if draws.scheme in ("independent", "distinct"):  # then every step is its own epoch
         return Clock(add(clock.step, i), add(clock.epoch, i), clock.position)
     per_epoch = np.uint32(steps_per_epoch(draws))
     total = clock.position + i
@@ -38,9 +39,12 @@ def advance(clock: Clock, i: Any, draws: Draws) -> Clock:
 
 
 def steps_per_epoch(draws: Draws) -> int:
-    if draws.scheme != "epoch":
+    """Steps after which the examples begin afresh, or the same batches come again; 1 where every step is drawn by itself."""
+    if draws.scheme in ("independent", "distinct"):
         return 1
-    return max(draws.population // draws.indices, 1)
+    if draws.scheme == "epoch":
+        return max(draws.population // draws.indices, 1)
+    return draws.population // math.gcd(draws.population, draws.indices)
 
 
 def _halves(value: int) -> Words:

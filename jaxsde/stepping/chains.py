@@ -13,9 +13,9 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from ..dynamics.equations import positive
-from ..dynamics.gradients import gradient
+from ..dynamics.gradients import gradient, svag_gradient
 from ..problems.problem import FiniteSum, Potential
-from ..struct import static, struct
+from ..struct import replace, static, struct
 from ..types import SDE, Drawn, Draws, Integrator
 from .integrators import EulerMaruyama
 
@@ -64,7 +64,11 @@ class OptimizerChain:
 
 @struct
 class DiffusionChain:
-    """An SDE under an integrator with a fixed step `dt`. Made by `integrate`. The state is the position."""
+    """An SDE under an integrator with a fixed step `dt`. Made by `integrate`.
+
+    The state is that of the SDE, whose first `dim` entries are the position (a kinetic SDE has momenta behind them); with an
+    integrator that remembers the noise of the step before, it is (that, the noise).
+    """
 
     sde: Any
     dt: Any
@@ -77,14 +81,39 @@ class DiffusionChain:
         return self.sde.problem
 
     def init(self, x0: Float[Array, " d"]) -> PyTree:
-        return x0
+        state = jnp.concatenate([x0, jnp.zeros(self.sde.dim - self.dim, x0.dtype)]) if self.sde.dim > self.dim else x0
+        return (state, jnp.zeros(self.draws.normals, x0.dtype)) if self._remembers else state
 
     def step(self, state: PyTree, drawn: Drawn, k: Any) -> PyTree:
-        dt = jnp.asarray(self.dt, state.dtype)
-        return self.integrator.step(self.sde, k * dt, state, dt, drawn.normals)
+        x, before = state if self._remembers else (state, None)
+        dt, z = jnp.asarray(self.dt, x.dtype), standardised(drawn, self.draws)
+        given = z if before is None else jnp.concatenate([before, z])
+        x = self.integrator.step(self.sde, k * dt, x, dt, given)
+        return x if before is None else (x, z)
 
     def position(self, state: PyTree) -> Float[Array, " d"]:
-        return state
+        x = state[0] if self._remembers else state
+        return x[: self.dim] if self.sde.dim > self.dim else x
+
+    @property
+    def _remembers(self) -> bool:
+        return getattr(self.integrator, "remembers", False)
+
+
+def standardised(drawn: Drawn, draws: Draws) -> Any:
+    """What an integrator is given: the normals, three-point variables and signs of a step, one after the other."""
+    given = [d for d, n in zip((drawn.normals, drawn.three_point, drawn.signs), _counts(draws), strict=True) if n]
+    return given[0] if len(given) == 1 else jnp.concatenate(given) if given else drawn.normals
+
+
+def as_drawn(z: Any, draws: Draws) -> Drawn:
+    """The step's draws of which `standardised` makes z."""
+    normals, three, _ = _counts(draws)
+    return Drawn(normals=z[:normals], three_point=z[normals : normals + three], signs=z[normals + three :])
+
+
+def _counts(draws: Draws) -> tuple[int, int, int]:
+    return draws.normals, draws.three_point, draws.signs
 
 
 def sgd(
@@ -93,11 +122,13 @@ def sgd(
     learning_rate: Any,
     batch_size: int = 1,
     sampling: str | None = None,
+    alpha: Any = None,
     optimizer: optax.GradientTransformation | Callable[[Any], optax.GradientTransformation] | None = None,
 ) -> OptimizerChain:
     """Minibatch SGD at a fixed learning rate, Φ' = Φ − η ĝ, as a Markov chain on the clock t = Σ η.
 
-    `sampling` is one of `SAMPLINGS` (default: "with_replacement" for a finite sum, "gaussian" for a potential). `optimizer`
+    `sampling` is one of `SAMPLINGS` (default: "with_replacement" for a finite sum, "gaussian" for a potential); `alpha` in (0, 2]
+    is the tail index of "alpha_stable". `optimizer`
     replaces the plain update: a function of the learning rate such as `optax.adam` or
     `functools.partial(optax.sgd, momentum=0.9)` keeps η an argument of the compiled program; a ready
     `optax.GradientTransformation` is used as it is, and `learning_rate` is then only the clock.
@@ -113,8 +144,21 @@ def sgd(
         raise TypeError(
             f"optimizer must be an optax.GradientTransformation or a function of the learning rate, got {type(optimizer).__name__}"
         )
-    ghat = gradient(problem, batch_size, sampling)
+    ghat = gradient(problem, batch_size, sampling, alpha)
     return OptimizerChain(ghat, jnp.asarray(learning_rate, float), optimizer, ghat.draws, problem.dim)
+
+
+def svag(
+    problem: FiniteSum | Potential, *, learning_rate: Any, l: int, batch_size: int = 1, sampling: str | None = None
+) -> OptimizerChain:
+    """SVAG, the stochastic variance amplified gradient: steps of η/l with l times the noise, so that l → ∞ is SGD's SDE.
+
+    Its clock is its own: dt = η/l, and l steps last as long as one of SGD. l = 1 is SGD, bit for bit.
+    Source: Li, Malladi and Arora (2021), "On the validity of modeling SGD with stochastic differential equations".
+    """
+    whole = sgd(problem, learning_rate=learning_rate, batch_size=batch_size, sampling=sampling)
+    ghat = svag_gradient(whole.gradient, l)
+    return replace(whole, gradient=ghat, draws=ghat.draws, learning_rate=whole.learning_rate / l if l > 1 else whole.learning_rate)
 
 
 def integrate(sde: SDE, integrator: Integrator | None = None, *, dt: Any) -> DiffusionChain:
@@ -126,4 +170,7 @@ def integrate(sde: SDE, integrator: Integrator | None = None, *, dt: Any) -> Dif
     if isinstance(integrator, type):
         raise TypeError(f"integrator must be an object: write {integrator.__name__}()")
     chosen: Integrator = EulerMaruyama() if integrator is None else integrator
-    return DiffusionChain(sde, jnp.asarray(dt, float), chosen, chosen.draws(sde), sde.dim)
+    draws = chosen.draws(sde)
+    if hasattr(chosen, "prepared"):
+        chosen = chosen.prepared(sde, dt)  # pyright: ignore[reportAttributeAccessIssue]
+    return DiffusionChain(sde, jnp.asarray(dt, float), chosen, draws, getattr(sde, "position_dim", None) or sde.dim)

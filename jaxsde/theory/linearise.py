@@ -82,13 +82,17 @@ def rest_point(sde: Any) -> np.ndarray:
     def f(x: np.ndarray) -> np.ndarray:
         return float64.evaluate(drift, wide, x)
 
+    # a larger state, or a drift made of a problem's gradient, rests at or near the problem's minimum
+    origin, problem = np.zeros(sde.dim), getattr(sde.drift, "problem", None)
+    if problem is not None:
+        origin[: problem.dim] = minimum(problem)
     found = scipy.optimize.root(
-        f, np.zeros(sde.dim), jac=lambda x: float64.evaluate(_drift_jacobian, wide, x), tol=1e-13
+        f, origin, jac=lambda x: float64.evaluate(_drift_jacobian, wide, x), tol=1e-13
     )
     scale = np.abs(float64.evaluate(_drift_jacobian, wide, found.x)).max() * (1 + np.abs(found.x).max())
     if not np.abs(f(found.x)).max() <= 1e-9 * scale:
         raise ValueError(
-            "the drift has no rest point that a root search from the origin finds: no stationary law is known"
+            "the drift has no rest point that a root search from the origin or the minimum finds: no stationary law is known"
         )
     return np.asarray(found.x)
 

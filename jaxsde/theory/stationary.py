@@ -14,18 +14,19 @@ to d = 3; the leading order in small noise elsewhere, and then the result says s
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from ..dynamics.equations import Diffusion
-from ..dynamics.gradients import Surrogate
-from ..dynamics.noise import batch_factor
-from ..stepping.chains import DiffusionChain, OptimizerChain
+from ..dynamics.gradients import EPOCHS, noise_factor
+from ..stepping.chains import DiffusionChain, OptimizerChain, as_drawn
 from ..stepping.integrators import EulerMaruyama
 from ..struct import replace, static, struct
 from ..types import Drawn, Draws
@@ -100,8 +101,8 @@ def stationary_law(x: Any) -> StationaryLaw:
             density = stationary_density(x)
             return StationaryLaw(density.mean, density.covariance, "quadrature of the stationary density", "")
     found = system(x)
-    d = len(found.centre)
-    return StationaryLaw(found.centre, found.covariance()[:d, :d], found.method, found.reason)
+    d = getattr(x, "position_dim", None) or x.dim  # of a larger state, with momenta, the position alone
+    return StationaryLaw(found.centre[:d], found.covariance()[:d, :d], found.method, found.reason)
 
 
 def system(x: Any) -> System:
@@ -134,27 +135,40 @@ def _integrated(chain: DiffusionChain) -> System:
             local.centre, equation, dt * local.covariance, dt, f"second-moment equation of {name}", local.reason
         )
     wide = float64.widen(chain)
-    still = np.zeros(max(chain.draws.normals, 1))
-    a = float64.evaluate(_step_in_x, wide, local.centre, still)
-    n = float64.evaluate(_step_in_z, wide, local.centre, still)
+    still = np.zeros(chain.draws.normals + chain.draws.three_point + chain.draws.signs)
+    y = float64.evaluate(_fresh_state, wide, local.centre)
+    a, n = float64.evaluate(_chain_jacobians, wide, y, still)
     reason = local.reason
     if not reason and chain.sde.noise.kind not in ("none", "additive"):
         reason = f"the noise depends on the position, which {name} does not treat linearly: held at its value at the rest point"
-    rest = float64.evaluate(_step, wide, local.centre, still)
-    if reason and np.abs(rest - local.centre).max() > 1e-9 * (1 + np.abs(local.centre).max()):
+    rest = float64.evaluate(_chain_step, wide, y, still)
+    if not reason and not _is_linear(wide, y, rest, a, n):
+        reason = f"a step of {name} is not linear, though the SDE is: linearised at its rest point"
+    if reason and np.abs(rest - y).max() > 1e-9 * (1 + np.abs(y).max()):
         reason += "; the scheme's own shift of the mean is left out"
-    return System(local.centre, Equation(a, True), n @ n.T, dt, f"second-moment equation of {name}", reason)
+    # the whole state is what moves, and the position comes first in it
+    return System(y, Equation(a, True), n @ n.T, dt, f"second-moment equation of {name}", reason)
+
+
+def _is_linear(wide: Any, y: np.ndarray, rest: np.ndarray, a: np.ndarray, n: np.ndarray) -> bool:
+    rng = np.random.default_rng(5)
+    for scale in (0.1, 1.0, 30.0):
+        e, z = scale * rng.normal(size=y.size), scale * rng.normal(size=n.shape[1])
+        moved = float64.evaluate(_chain_step, wide, y + e, z)
+        if not np.abs(moved - rest - a @ e - n @ z).max() <= 1e-9 * (np.abs(moved).max() + np.abs(rest).max()):
+            return False
+    return True
 
 
 def _optimised(chain: OptimizerChain) -> System:
     gradient, d = chain.gradient, chain.dim
-    problem, sampling, b = gradient.problem, gradient.sampling, gradient.batch_size
-    if sampling == "random_reshuffling" and b < problem.examples:
+    problem, sampling = gradient.problem, gradient.sampling
+    if sampling in EPOCHS and gradient.batch_size < problem.examples:
         raise ValueError(
-            "the stationary covariance under random_reshuffling is not covered: the batches of an epoch depend on each other, so "
+            f"the stationary covariance under {sampling} is not covered: the batches of an epoch depend on each other, so "
             'one step\'s second moment does not close; sampling="without_replacement" is the nearest law that is'
         )
-    factor = 1.0 / b if isinstance(gradient, Surrogate) else batch_factor(b, problem.examples, sampling)
+    factor = noise_factor(gradient)
     local = of_problem(problem)
     state, push = _optimizer_matrices(chain, local.centre)
     position = np.eye(d, len(state))
@@ -235,16 +249,22 @@ def _flat_jacobians(chain: Any, y: Any, g: Any) -> Any:
     return jax.jacfwd(_flat_step, argnums=(1, 2))(chain, y, g)
 
 
-def _step(chain: Any, x: Any, z: Any) -> Any:
-    return chain.step(x, Drawn(normals=z[: chain.draws.normals]), 0)
+def _fresh_state(chain: Any, x: Any) -> Any:
+    state = chain.init(x[: chain.dim])
+    whole = ravel_pytree(state)[0]
+    return jnp.concatenate([x, whole[x.size :]])  # the momenta where they rest, too
 
 
-def _step_in_x(chain: Any, x: Any, z: Any) -> Any:
-    return jax.jacfwd(lambda y: _step(chain, y, z))(x)
+def _chain_step(chain: Any, y: Any, z: Any) -> Any:
+    like = jax.eval_shape(chain.init, y[: chain.dim])
+    leaves, tree = jax.tree.flatten(like)
+    ends = np.cumsum([0, *(a.size for a in leaves)])
+    state = jax.tree.unflatten(tree, [y[a:b] for a, b in itertools.pairwise(ends)])
+    return ravel_pytree(chain.step(state, as_drawn(z, chain.draws), 0))[0]
 
 
-def _step_in_z(chain: Any, x: Any, z: Any) -> Any:
-    return jax.jacrev(lambda w: _step(chain, x, w))(z)
+def _chain_jacobians(chain: Any, y: Any, z: Any) -> Any:
+    return jax.jacfwd(_chain_step, argnums=1)(chain, y, z), jax.jacrev(_chain_step, argnums=2)(chain, y, z)
 
 
 def _warned(law: StationaryLaw) -> StationaryLaw:

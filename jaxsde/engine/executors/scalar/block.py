@@ -60,8 +60,8 @@ def length_of(draws: Draws) -> int:
 def trace(chain: Chain, state: Any, dtype: Any, length: int | None = None) -> Traced:
     """The jaxprs of a chain whose state is like `state` (one chain's, arrays or shapes), `length` steps at a time: as many
     as share a call of the generator, unless 1 is asked for."""
-    if chain.draws.scheme == "epoch":
-        raise Unsupported("random reshuffling: its permutation is worked out for a whole block of steps at once")
+    if chain.draws.scheme not in ("independent", "distinct"):
+        raise Unsupported("random reshuffling and its kin: their order is worked out for a whole block of steps at once")
     natural = length_of(chain.draws)
     length = natural if length is None else length
     aligned = length == natural
