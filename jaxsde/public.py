@@ -27,6 +27,7 @@ from .stepping.integrators import (
     Platen,
     TamedEuler,
 )
+from .stepping.optimizers import momentum
 
 __all__ = [
     "BAOAB",
@@ -66,6 +67,7 @@ __all__ = [
     "key",
     "langevin",
     "metrics",
+    "momentum",
     "momentum_sde",
     "of",
     "potential",

@@ -9,8 +9,9 @@ import pytest
 
 from jaxsde.catalogue import CATALOGUES, Parameter, arithmetic, catalogue, check, did_you_mean, read
 from jaxsde.problems import DATASETS, LOSSES, POTENTIALS
+from jaxsde.stepping.integrators import INTEGRATORS
 
-IMPORTED = {"losses": LOSSES, "potentials": POTENTIALS, "data": DATASETS}
+IMPORTED = {"losses": LOSSES, "potentials": POTENTIALS, "data": DATASETS, "integrators": INTEGRATORS}
 
 
 def functions(entry):

@@ -16,7 +16,9 @@ X = np.random.default_rng(20).normal(size=(12, 3))
 STEPS = 64
 # Each step makes a few roundings, which a loss that contracts keeps and one with saddles may double a few times.
 ROUNDINGS = 4096
-UNPRINTED = {"random_reshuffling"}  # a permutation worked out for a whole block of steps
+# of the plain SDE; the others have conditions on it, and meet the executors in test_integrator_orders.py
+PLAIN = ("euler_maruyama", "heun", "milstein", "tamed_euler", "sra1", "platen", "leimkuhler_matthews")
+UNPRINTED = {"random_reshuffling", "shuffle_once", "cyclic"}  # an order worked out for a whole block of steps
 
 
 def sgd(name, sampling):
@@ -25,7 +27,8 @@ def sgd(name, sampling):
     target = rng.normal(size=12) if entry.target == "real" else rng.integers(0, classes, size=12)
     start = jax.tree.map(lambda a: 0.3 * np.cos(np.arange(np.size(a), dtype=float)).reshape(np.shape(a)), entry.start(3, classes))
     problem = js.finite_sum(entry.function, (X, target), start)
-    return js.sgd(problem, learning_rate=0.02, batch_size=2, sampling=sampling), start
+    alpha = 1.7 if sampling == "alpha_stable" else None
+    return js.sgd(problem, learning_rate=0.02, batch_size=2, sampling=sampling, alpha=alpha), start
 
 
 def diffusion(name, integrator):
@@ -60,7 +63,7 @@ def test_losses(name, sampling):
 
 
 @pytest.mark.parametrize("name", POTENTIALS)
-@pytest.mark.parametrize("integrator", INTEGRATORS)
+@pytest.mark.parametrize("integrator", PLAIN)
 def test_potentials(name, integrator):
     check(*diffusion(name, integrator), "native", np.float32)
 
@@ -75,7 +78,7 @@ def test_losses_in_double_precision(name, sampling):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", POTENTIALS)
-@pytest.mark.parametrize("integrator", INTEGRATORS)
+@pytest.mark.parametrize("integrator", PLAIN)
 @pytest.mark.parametrize("executor, dtype", [("native", np.float64), ("lanes", np.float32), ("lanes", np.float64)])
 def test_potentials_elsewhere(name, integrator, executor, dtype):
     with jax.enable_x64(dtype is np.float64):

@@ -44,10 +44,23 @@ SDES = {
     "flow": js.gradient_flow(BOWL),
     "diagonal": js.sde(lambda t, x: -x, spread, dim=2),
     "general": js.sde(lambda t, x: -x, lambda x: jnp.outer(x, x), dim=2),
+    "modified": js.sgd_sde(DATA, learning_rate=0.1, order=2),
+    "homogenized": js.homogenized_sgd(DATA, learning_rate=0.1),
+    "preconditioned": js.langevin(BOWL, temperature=0.3, preconditioner=[[2.0, 0.1], [0.1, 1.0]]),
+    "locally": js.langevin(BOWL, temperature=0.3, preconditioner=spread),
+    "underdamped": js.underdamped(BOWL, temperature=0.3, friction=1.0),
+    "momentum_sde": js.momentum_sde(DATA, learning_rate=0.1, momentum=0.9),
+    "sign": js.sign_sgd_sde(DATA, learning_rate=0.1),
+    "rmsprop": js.rmsprop_sde(DATA, learning_rate=0.1),
+    "adam_sde": js.adam_sde(DATA, learning_rate=0.1),
 }
 CHAINS = {
     **{name: js.integrate(s, dt=0.05) for name, s in SDES.items()},
-    **{s: js.sgd(DATA, learning_rate=0.1, batch_size=2, sampling=s) for s in SAMPLINGS},
+    **{
+        s: js.sgd(DATA, learning_rate=0.1, batch_size=2, sampling=s, alpha=1.5 if s == "alpha_stable" else None)
+        for s in SAMPLINGS
+    },
+    "svag": js.svag(DATA, learning_rate=0.1, l=4),
     "adam": js.sgd(DATA, learning_rate=0.1, optimizer=optax.adam),
     "momentum": js.sgd(BOWL, learning_rate=0.1, optimizer=functools.partial(optax.sgd, momentum=0.9)),
 }  # fmt: skip
@@ -60,7 +73,7 @@ OBJECTS = [*POTENTIALS, DATA, *SDES.values(), *CHAINS.values(), *STATISTICS, *(i
 
 def some_draw(chain):
     d = chain.draws
-    normals = jnp.asarray(RNG.normal(size=d.normals), "float32")
+    normals = jnp.asarray(np.random.default_rng(8).normal(size=d.normals), "float32")
     return Drawn(normals, jnp.ones(d.signs), jnp.ones(d.three_point), jnp.arange(d.indices, dtype=jnp.int32))
 
 

@@ -6,7 +6,8 @@
 | rmsprop_sde  | (x, v)    | dx = −P⁻¹(∇L dt − √η Σ_B^½ dW),  dv = ρ(∇L² + σ² − v) dt,  ρ = (1 − β)/η                  |
 | adam_sde     | (x, m, v) | dx = −c(t) P⁻¹ m dt,  dm = ρ₁((∇L − m) dt + √η Σ_B^½ dW),  dv = ρ₂(∇L² + σ² − v) dt        |
 
-In all three the noise of the gradient enters as a Gaussian. These are the equations of Compagnoni, Liu, Islamov, Proske,
+In all three the noise of the gradient enters as a Gaussian. v and m divide and move x as they are after a step's update, as the
+optimisers have it: then a start at v = m = 0 is no singularity. These are the equations of Compagnoni, Liu, Islamov, Proske,
 Orvieto and Lucchi (2024), "Adaptive methods through the lens of SDEs"; those of Malladi, Lyu, Panigrahi and Arora (2022), "On
 the SDEs and scaling rules for adaptive gradient algorithms", are their limit of noise far above the gradient (σ² for ∇L² + σ²).
 The position of such a chain is x; `flatten()` shows the whole state.
@@ -69,19 +70,20 @@ class Rmsprop:
 
     problem: Any
     noise: Any
-    rate: Any
+    learning_rate: Any
+    decay: Any
     eps: Any
 
     def __call__(self, t: Any, x: Float[Array, " e"]) -> Float[Array, " e"]:
+        g, speed, root = self.parts(x)
+        return jnp.concatenate([-g / root, speed / jnp.asarray(self.learning_rate, x.dtype)])
+
+    def parts(self, x: Float[Array, " e"]) -> tuple[Array, Array, Array]:
+        """∇L, the change of v in a step of RMSprop, and the root of v after it, which is what divides the gradient."""
         phi, v = jnp.split(x, 2)
         g = self.problem.grad(phi)
-        return jnp.concatenate([-g / self.root(v), jnp.asarray(self.rate, x.dtype) * (self.square(phi, g) - v)])
-
-    def square(self, phi: Array, g: Array) -> Array:
-        return g * g + jnp.diagonal(self.noise.covariance(phi))
-
-    def root(self, v: Array) -> Array:
-        return jnp.sqrt(jnp.maximum(v, 0)) + jnp.asarray(self.eps, v.dtype)
+        change = (1 - jnp.asarray(self.decay, x.dtype)) * (g * g + jnp.diagonal(self.noise.covariance(phi)) - v)
+        return g, change, jnp.sqrt(jnp.maximum(v + change, 0)) + jnp.asarray(self.eps, x.dtype)
 
 
 @struct
@@ -94,11 +96,10 @@ class RmspropNoise:
 
     def product(self, phi: Float[Array, " e"], z: Float[Array, " m"]) -> Float[Array, " e"]:
         x, v = jnp.split(phi, 2)
-        return jnp.concatenate([self.drift.noise.product(x, z) / self.drift.root(v), jnp.zeros_like(v)])
+        return jnp.concatenate([self.drift.noise.product(x, z) / self.drift.parts(phi)[2], jnp.zeros_like(v)])
 
     def covariance(self, phi: Float[Array, " e"]) -> Float[Array, "e e"]:
-        x, v = jnp.split(phi, 2)
-        inverse = 1 / self.drift.root(v)
+        x, inverse = phi[: phi.size // 2], 1 / self.drift.parts(phi)[2]
         block = inverse[:, None] * self.drift.noise.covariance(x) * inverse
         return jnp.zeros((phi.size, phi.size), phi.dtype).at[: x.size, : x.size].set(block)
 
@@ -118,11 +119,9 @@ class Adam:
         phi, m, v = jnp.split(x, 3)
         g, (eta, b1, b2) = self.problem.grad(phi), (jnp.asarray(a, x.dtype) for a in (self.learning_rate, self.b1, self.b2))
         k = t / eta + 1
-        corrected = jnp.sqrt(jnp.maximum(v, 0) / (1 - b2**k)) + jnp.asarray(self.eps, x.dtype)
-        square = g * g + jnp.diagonal(self.noise.covariance(phi))
-        return jnp.concatenate([
-            -m / (1 - b1**k) / corrected, (1 - b1) / eta * (g - m), (1 - b2) / eta * (square - v),
-        ])  # fmt: skip
+        dm, dv = (1 - b1) * (g - m), (1 - b2) * (g * g + jnp.diagonal(self.noise.covariance(phi)) - v)
+        root = jnp.sqrt(jnp.maximum(v + dv, 0) / (1 - b2**k)) + jnp.asarray(self.eps, x.dtype)
+        return jnp.concatenate([-(m + dm) / (1 - b1**k) / root, dm / eta, dv / eta])
 
 
 @struct
@@ -168,7 +167,7 @@ def rmsprop_sde(
     batch_size: int = 1,
     sampling: str = "with_replacement",
 ) -> Diffusion:
-    """RMSprop's SDE of (x, v), with v' = βv + (1 − β)ĝ² and x' = x − ηĝ/(√v + ε); β is `decay`. v starts at 0 unless given.
+    """RMSprop's SDE of (x, v), with v' = βv + (1 − β)ĝ² and x' = x − ηĝ/(√v + ε); β is `decay`; v starts at 0.
 
     Source: Compagnoni et al. (2024); optax.rmsprop has ε inside the root, as here for ε ≪ √v.
     """
@@ -176,7 +175,7 @@ def rmsprop_sde(
     _fraction(decay, "decay")
     positive(eps, "eps")
     eta = jnp.asarray(learning_rate, float)
-    drift = Rmsprop(problem, noise, (1 - jnp.asarray(decay, float)) / eta, jnp.asarray(eps, float))
+    drift = Rmsprop(problem, noise, eta, jnp.asarray(decay, float), jnp.asarray(eps, float))
     return Diffusion(drift, RmspropNoise(drift, noise.dim), jnp.sqrt(eta), 2 * problem.dim, problem.dim)
 
 

@@ -221,7 +221,7 @@ def langevin(problem: FiniteSum | Potential, *, temperature: Any, preconditioner
         return Diffusion(Descent(problem), noises.Isotropic(jnp.asarray(1.0), d), scale, d)
     if not callable(preconditioner):
         noise = noises.constant(check_covariance(preconditioner, d, "preconditioner"), d, "preconditioner")
-        if noise.kind == "none" or noise.dim < d:
+        if noise.kind == "none" or not np.linalg.eigvalsh(np.asarray(noise.covariance(problem.start))).min() > 0:
             raise ValueError("preconditioner must be positive definite: it is singular")
         return Diffusion(ConstantPreconditioner(problem, noise), noise, scale, d)
     shape = jax.eval_shape(preconditioner, jax.ShapeDtypeStruct((d,), jnp.result_type(float))).shape

@@ -55,8 +55,9 @@ def simulate(
     length `chains`, a flat array [d] or [chains, d], or a `Run` to go on from (its key, chains, groups, `every` and statistics
     are kept; other `statistics`, or another `every`, begin afresh). `key` is any `jax.random` key. `statistics` maps names
     to `Statistic`s; `run[name]` is then an `Estimate` with its error over `groups` groups of chains. `every` is 1 unless
-    given; "epoch" looks at the end of every epoch of a sampling that has epochs (where `burn_in` should end one, too). `chunk` fixes how many steps pass between two looks of the host (default: about half a second's worth); it never
-    changes a result. `progress=True` shows a bar.
+    given; "epoch" looks at the end of every epoch of a sampling that has epochs (where `burn_in` should end one, too). `chunk`
+    fixes how many steps pass between two looks of the host (default: about half a second's worth); it never changes a result.
+    `progress=True` shows a bar.
 
     A chain whose position is NaN or too large to be squared is frozen where it last was, counted in `run.diverged`, and
     left out of the statistics. With steps = 0 the statistics see the initial law once.

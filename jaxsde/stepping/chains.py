@@ -18,6 +18,7 @@ from ..problems.problem import FiniteSum, Potential
 from ..struct import replace, static, struct
 from ..types import SDE, Drawn, Draws, Integrator
 from .integrators import EulerMaruyama
+from .optimizers import optimizer_of
 
 
 @struct
@@ -29,7 +30,7 @@ class OptimizerChain:
 
     gradient: Any
     learning_rate: Any
-    optimizer: Any = static()
+    optimizer: Any
     draws: Draws = static()
     dim: int = static()
 
@@ -44,22 +45,20 @@ class OptimizerChain:
     def init(self, x0: Float[Array, " d"]) -> PyTree:
         if self.optimizer is None:
             return x0
-        return x0, self._transformation(x0.dtype).init(x0)
+        return x0, self.optimizer(self.learning_rate, x0.dtype).init(x0)
 
     def step(self, state: PyTree, drawn: Drawn, k: Any) -> PyTree:
         if self.optimizer is None:
             return state - jnp.asarray(self.learning_rate, state.dtype) * self.gradient(state, drawn, k)
         phi, inner = state
-        updates, inner = self._transformation(phi.dtype).update(self.gradient(phi, drawn, k), inner, phi)
+        made = self.optimizer(self.learning_rate, phi.dtype)
+        # an optimiser that asks for gradients elsewhere (SAM) gets them from the same examples
+        again = lambda p, _=None: self.gradient(p, drawn, k)  # noqa: E731
+        updates, inner = made.update(self.gradient(phi, drawn, k), inner, phi, grad_fn=again)
         return optax.apply_updates(phi, updates), inner
 
     def position(self, state: PyTree) -> Float[Array, " d"]:
         return state if self.optimizer is None else state[0]
-
-    def _transformation(self, dtype: Any) -> optax.GradientTransformation:
-        if isinstance(self.optimizer, optax.GradientTransformation):
-            return self.optimizer
-        return self.optimizer(jnp.asarray(self.learning_rate, dtype))
 
 
 @struct
@@ -130,7 +129,8 @@ def sgd(
     `sampling` is one of `SAMPLINGS` (default: "with_replacement" for a finite sum, "gaussian" for a potential); `alpha` in (0, 2]
     is the tail index of "alpha_stable". `optimizer`
     replaces the plain update: a function of the learning rate such as `optax.adam` or
-    `functools.partial(optax.sgd, momentum=0.9)` keeps η an argument of the compiled program; a ready
+    `functools.partial(optax.sgd, momentum=0.9)` keeps η, and the floats of the partial, arguments of the compiled program (a
+    sweep over them is a `vmap`; `jaxsde.momentum` writes down both conventions of momentum); a ready
     `optax.GradientTransformation` is used as it is, and `learning_rate` is then only the clock.
 
     Raises `ValueError` for a learning rate that is not positive, a batch size that is no positive integer or larger than
@@ -139,13 +139,9 @@ def sgd(
     if not isinstance(problem, FiniteSum | Potential):
         raise TypeError(f"problem must come from finite_sum or potential, got {type(problem).__name__}")
     positive(learning_rate, "learning_rate")
-    ok = optimizer is None or isinstance(optimizer, optax.GradientTransformation) or callable(optimizer)
-    if not ok:
-        raise TypeError(
-            f"optimizer must be an optax.GradientTransformation or a function of the learning rate, got {type(optimizer).__name__}"
-        )
+    made = optimizer_of(optimizer, jnp.asarray(learning_rate, float), problem.start)
     ghat = gradient(problem, batch_size, sampling, alpha)
-    return OptimizerChain(ghat, jnp.asarray(learning_rate, float), optimizer, ghat.draws, problem.dim)
+    return OptimizerChain(ghat, jnp.asarray(learning_rate, float), made, ghat.draws, problem.dim)
 
 
 def svag(

@@ -23,9 +23,10 @@ class Milstein:
     With diagonal noise I is ½(ΔW² − h); with noises that commute, (∂bₖ) bⱼ = (∂bⱼ) bₖ, ½(ΔWⱼ ΔWₖ − δⱼₖ h) is enough, and
     that they do is checked when the chain is built. Noises that do not commute need the Lévy areas, the antisymmetric part:
     `terms` > 0 approximates them by so many terms of a Fourier series and its tail (take terms ≥ 1/√h for
-    strong order 1), at 2·terms + 2 normals a noise.
+    strong order 1), at 2·terms + 2 normals a noise
+    and one a pair of noises; the tail is Gaussian with the covariance that it has given ΔW, so the areas have theirs exactly.
 
-    Source: Milstein (1974); Kloeden and Platen, §10.3 and §5.8.
+    Source: Milstein (1974); Kloeden and Platen, §10.3 and §5.8; Wiktorsson (2001), Ann. Appl. Probab. 11, 470.
     """
 
     strong_order: float = static(default=1.0)
@@ -47,7 +48,9 @@ class Milstein:
                 "noise depends on the position: use Milstein(terms=10), which approximates the Lévy areas, EulerMaruyama(), "
                 "Heun() or Platen()"
             )
-        return Draws(normals=m * (2 + 2 * self.terms) if sde.noise.kind == "general" and self.terms else m)
+        if sde.noise.kind == "general" and self.terms:
+            return Draws(normals=m * (2 + 2 * self.terms) + m * (m - 1) // 2)
+        return Draws(normals=m)
 
     def step(self, sde: SDE, t: Any, x: Float[Array, " d"], dt: Any, z: Any) -> Float[Array, " d"]:
         m = sde.noise.dim
@@ -64,11 +67,13 @@ class Milstein:
 
 def _levy_areas(z: Array, m: int, terms: int) -> Array:
     """Antisymmetric ["m m"]: the areas of m Brownian motions over a unit of time, given their increments z[:m]."""
-    first, tail, rest = z[:m], z[m : 2 * m], z[2 * m :].reshape(2, terms, m)
+    first, tail, pairs, rest = jnp.split(z, np.cumsum([m, m, m * (m - 1) // 2]))
+    rest = rest.reshape(2, terms, m)
     weights = 1 / np.arange(1, terms + 1)
     half = jnp.einsum("rj,rk,r->jk", rest[0], np.sqrt(2.0) * first + rest[1], jnp.asarray(weights, z.dtype)) / (2 * np.pi)
     missing = np.sqrt(1 / 12 - (weights**2).sum() / (2 * np.pi**2))
     half = half + missing * tail[:, None] * first
+    half = half.at[np.triu_indices(m, 1)].add(missing * pairs)
     return half - half.T
 
 

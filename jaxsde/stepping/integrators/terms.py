@@ -24,14 +24,14 @@ class Entry(NamedTuple):
     "commutative" and "general"; a kind that is missing is not covered.
     """
 
-    make: Any
+    function: Any
     calculus: str
     noise: str
     strong: dict[str, float]
     weak: dict[str, float]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.make(*args, **kwargs)
+        return self.function(*args, **kwargs)
 
 
 def increment(sde: SDE, x: Array, z: Any, dt: Any) -> Array:
