@@ -99,6 +99,7 @@ def list_(options: cli.List) -> int:
                 entry.name: {
                     "summary": entry.summary,
                     "parameters": {p.name: p.default for p in entry.parameters.values()},
+                    **({"settings": entry.settings} if name == "integrators" else {}),
                 }
                 for entry in catalogue(name).values()
             }
@@ -112,9 +113,19 @@ def list_(options: cli.List) -> int:
         for entry in catalogue(name).values():
             told = ", ".join(f"{p.name} = {p.default}" for p in entry.parameters.values())
             lines.append(f"  {entry.name:<20} {entry.summary}" + (f"  [{told}]" if told else ""))
+            lines += [f"  {'':<20} {line}" for line in _declared(entry.settings)]
         lines.append("")
     print("\n".join(lines).rstrip(), flush=True)
     return 0
+
+
+def _declared(settings: dict[str, Any]) -> list[str]:
+    """What an integrator says of itself; nothing for other things."""
+    if "strong" not in settings:
+        return []
+    weak = settings["weak"]
+    orders = ", ".join(f"{kind} {strong:g}/{weak[kind]:g}" for kind, strong in settings["strong"].items() if kind != "none")
+    return [f"{settings['calculus']}; noise: {settings['noise']}; order strong/weak: {orders or 'exact'}"]
 
 
 def _native() -> str:

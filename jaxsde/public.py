@@ -9,12 +9,13 @@ from .dynamics.kinetic import momentum_sde, underdamped
 from .engine.run import Run
 from .engine.simulate import iterate, simulate
 from .engine.traced import advance
-from .estimate import Estimate, jackknife
+from .estimate import Estimate, jackknife, richardson_romberg
 from .problems.problem import FiniteSum, Potential, finite_sum, potential
 from .random import key
 from .report.verdict import Verdict, is_gibbs, verdict_statistics
 from .statistics import Autocovariance, Course, Covariance, Extremes, Histogram, Mean, MeanLoss, Moments, Samples, of
 from .stepping.chains import integrate, sgd, svag
+from .stepping.couplings import coupled, difference, extrapolated, two_levels
 from .stepping.integrators import (
     BAOAB,
     OBABO,
@@ -28,6 +29,7 @@ from .stepping.integrators import (
     TamedEuler,
 )
 from .stepping.optimizers import momentum
+from .weak_order import weak_error
 
 __all__ = [
     "BAOAB",
@@ -57,6 +59,9 @@ __all__ = [
     "adam_sde",
     "advance",
     "brownian",
+    "coupled",
+    "difference",
+    "extrapolated",
     "finite_sum",
     "gradient_flow",
     "homogenized_sgd",
@@ -72,6 +77,7 @@ __all__ = [
     "of",
     "potential",
     "problems",
+    "richardson_romberg",
     "rmsprop_sde",
     "sde",
     "sgd",
@@ -80,6 +86,8 @@ __all__ = [
     "simulate",
     "svag",
     "theory",
+    "two_levels",
     "underdamped",
     "verdict_statistics",
+    "weak_error",
 ]

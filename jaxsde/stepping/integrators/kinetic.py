@@ -31,7 +31,7 @@ class BAOAB:
     def draws(self, sde: SDE) -> Draws:
         return _draws(sde, "BAOAB", 1)
 
-    def step(self, sde: SDE, t: Any, x: Float[Array, " d"], dt: Any, z: Any) -> Float[Array, " d"]:
+    def step(self, sde: Any, t: Any, x: Float[Array, " d"], dt: Any, z: Any) -> Float[Array, " d"]:
         q, p = jnp.split(x, 2)
         p = p + sde.drift.force(q) * (dt / 2)
         q = q + sde.drift.velocity(p) * (dt / 2)
@@ -54,7 +54,7 @@ class OBABO:
     def draws(self, sde: SDE) -> Draws:
         return _draws(sde, "OBABO", 2)
 
-    def step(self, sde: SDE, t: Any, x: Float[Array, " d"], dt: Any, z: Any) -> Float[Array, " d"]:
+    def step(self, sde: Any, t: Any, x: Float[Array, " d"], dt: Any, z: Any) -> Float[Array, " d"]:
         q, p = jnp.split(x, 2)
         first, second = jnp.split(z, 2)
         p = _friction(sde, q, p, dt / 2, first) + sde.drift.force(q) * (dt / 2)

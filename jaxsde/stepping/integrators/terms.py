@@ -91,7 +91,7 @@ def of_law(name: str, count: int, signs: int = 0) -> Draws:
     """`count` variables of a law and as many `signs`."""
     if name == "two_point":
         return Draws(signs=count + signs)
-    return Draws(**{LAWS[name]: count}, signs=signs)
+    return Draws(signs=signs)._replace(**{LAWS[name]: count})
 
 
 def check_additive(sde: SDE, who: str) -> None:
