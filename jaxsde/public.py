@@ -29,6 +29,7 @@ from .stepping.integrators import (
     TamedEuler,
 )
 from .stepping.optimizers import momentum
+from .sweeps import sweep
 from .weak_order import weak_error
 
 __all__ = [
@@ -85,6 +86,7 @@ __all__ = [
     "sign_sgd_sde",
     "simulate",
     "svag",
+    "sweep",
     "theory",
     "two_levels",
     "underdamped",

@@ -1,0 +1,162 @@
+"""KL to the Gibbs law over learning rates, batch sizes and samplings, beside Langevin as the control.
+
+A learning rate is an argument of the compiled program: as many programs are compiled as there are batch sizes and samplings.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from .dynamics.equations import langevin
+from .dynamics.gradients import noise_factor
+from .engine.simulate import simulate
+from .estimate import Estimate
+from .metrics import fit_temperature
+from .problems.problem import FiniteSum, Potential
+from .report.verdict import divergence
+from .statistics import Covariance, MeanLoss
+from .stepping.chains import integrate, sgd
+from .stepping.integrators import LeimkuhlerMatthews
+from .theory import float64
+from .theory.minimum import minimum
+
+_LOOKS = 400  # samples of every chain
+
+
+@dataclass(frozen=True)
+class Row:
+    """One setting: `process` is "sgd" or "langevin" (then there is no batch); T* and KL(p‖Gibbs at T*), diverged chains."""
+
+    process: str
+    learning_rate: float
+    batch_size: int | None
+    sampling: str | None
+    temperature: Estimate
+    kl: Estimate
+    diverged: int
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The rows of a sweep, as a table (`str`), as JSON and as a figure of KL over η."""
+
+    rows: tuple[Row, ...]
+
+    def __str__(self) -> str:
+        lines = [f"{'process':<10}{'η':>10}{'B':>6}  {'sampling':<20}{'T*':>24}{'KL to Gibbs (nats)':>34}  diverged"]
+        for r in self.rows:
+            t = f"{r.temperature.value:.5g} ± {r.temperature.stderr:.1g}" if r.temperature.known else "unknown"
+            kl = f"{r.kl.value:.4f} [{r.kl.low:.4f}, {r.kl.high:.4f}]" if r.kl.known else "unknown"
+            head = f"{r.process:<10}{r.learning_rate:>10.4g}{r.batch_size or '':>6}  {r.sampling or '':<20}"
+            lines.append(f"{head}{t:>24}{kl:>34}  {r.diverged or ''}")
+        reasons = dict.fromkeys(e.reason for r in self.rows for e in (r.kl, r.temperature) if e.reason)
+        return "\n".join([*lines, *(f"unknown: {reason}" for reason in reasons)])
+
+    def to_json(self) -> list[dict[str, Any]]:
+        return [{**vars(r), "temperature": r.temperature.to_json(), "kl": r.kl.to_json()} for r in self.rows]
+
+    def figure(self, file: str | Path) -> Path:
+        """KL over η, a line for each batch size and sampling, Langevin beside them, and what chance alone would give."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+        axes = figure.subplots()
+        lines: dict[str, list[Row]] = {}
+        for row in self.rows:
+            name = "Langevin (control)" if row.process == "langevin" else f"SGD, B = {row.batch_size}, {row.sampling}"
+            lines.setdefault(name, []).append(row)
+        for i, (name, rows) in enumerate(lines.items()):
+            rows = sorted((r for r in rows if r.kl.known), key=lambda r: r.learning_rate)
+            eta, kl, low, high = (np.array([f(r) for r in rows]) for f in (
+                lambda r: r.learning_rate, lambda r: r.kl.value, lambda r: r.kl.low, lambda r: r.kl.high))  # fmt: skip
+            look = {"fmt": "x", "color": "0.4"} if name.startswith("Langevin") else {"fmt": "osD^v"[i % 5] + "-"}
+            reach = np.maximum([kl - low, high - kl], 0)
+            axes.errorbar(eta, kl, reach, capsize=3, ms=8 - i % 3, mfc="none", label=name, **look)
+        floors: dict[float, float] = {}
+        for r in self.rows:
+            floors[r.learning_rate] = max(floors.get(r.learning_rate, 0.0), r.kl.floor or 0.0)
+        rates = sorted(floors)
+        axes.fill_between(rates, [floors[e] for e in rates], 0, color="0.9", label="noise floor (95 %)")
+        axes.set(xscale="log", xlabel="learning rate η", ylabel="KL to the closest Gibbs law (nats)")
+        axes.set_xticks(rates, [f"{e:g}" for e in rates])
+        axes.minorticks_off()
+        axes.set_yscale("symlog", linthresh=max(max(floors.values()), 1e-5))
+        axes.set_ylim(0, 2 * max([r.kl.high for r in self.rows if r.kl.known], default=1.0))
+        axes.legend(fontsize=8, frameon=False)
+        figure.savefig(file, dpi=150)
+        return Path(file)
+
+
+def sweep(
+    problem: FiniteSum | Potential,
+    *,
+    learning_rates: Sequence[float],
+    time: float,
+    burn_in: float,
+    key: Any,
+    batch_sizes: Sequence[int] = (1,),
+    samplings: Sequence[str | None] = (None,),
+    temperatures: Sequence[float] = (),
+    chains: int = 4096,
+    start: Any = None,
+    statistics: Mapping[str, Any] | None = None,
+    control: bool = True,
+) -> Sweep:
+    """SGD at every learning rate, batch size and sampling: the temperature T* of the closest Gibbs law and the KL to it.
+
+    `time` and `burn_in` are on the clock t = Σ η, the same for every η. `statistics` joins the covariance of the run: a
+    `Histogram` for a loss that is not quadratic. With `control` Langevin runs at the temperature η tr Σ_B(Φ*)/2d that every
+    setting of the first sampling predicts, and at each of `temperatures`, with dt = η, by the
+    scheme whose law is closest to the SDE's: its KL should be nothing.
+
+    Raises `ValueError` for an empty axis, a time that is not positive, and as `sgd` does, before anything runs.
+    """
+    axes = {"learning_rates": learning_rates, "batch_sizes": batch_sizes, "samplings": samplings}
+    for name, axis in axes.items():
+        if isinstance(axis, str) or not len(axis):
+            raise ValueError(f"{name} must be a list of at least one value, got {axis!r}")
+    if not (math.isfinite(time) and time > 0 and math.isfinite(burn_in) and burn_in >= 0):
+        raise ValueError(f"time must be positive and burn_in not negative, in units of t = Σ η; got {time!r} and {burn_in!r}")
+    settings = [(eta, b, s) for s in samplings for b in batch_sizes for eta in learning_rates]
+    made = [sgd(problem, learning_rate=eta, batch_size=b, sampling=s) for eta, b, s in settings]
+    x0 = problem.start if start is None else start
+    watched = {"covariance": Covariance(), "loss": MeanLoss(problem), **(statistics or {})}
+
+    def row(process: str, chain: Any, eta: float, b: int | None, s: str | None, number: int) -> Row:
+        steps = max(1, math.ceil(time / eta))
+        run = simulate(
+            chain, x0, key=jax.random.fold_in(key, number), chains=chains, steps=steps, burn_in=math.ceil(burn_in / eta),
+            every=max(1, steps // _LOOKS), statistics=watched,
+        )  # fmt: skip
+        gone = int(run.diverged.sum())
+        if gone == chains:
+            nothing = Estimate.unknown(f"all chains diverged at η = {eta:g}")
+            return Row(process, eta, b, s, nothing, nothing, gone)
+        return Row(process, eta, b, s, fit_temperature(run, problem), divergence(run, problem), gone)
+
+    rows = [row("sgd", c, eta, b, c.gradient.sampling, i) for i, (c, (eta, b, _)) in enumerate(zip(made, settings, strict=True))]
+    first = [(eta, c) for c, (eta, _, s) in zip(made, settings, strict=True) if s == samplings[0]]
+    predicted = _temperatures(problem, first) if control else []
+    wanted = [*predicted, *((eta, t) for t in temperatures for eta in learning_rates)]
+    for i, (eta, kt) in enumerate(dict.fromkeys(wanted)):
+        chain = integrate(langevin(problem, temperature=kt), LeimkuhlerMatthews(), dt=eta)
+        rows.append(row("langevin", chain, eta, None, f"kT = {kt:.4g}", 4096 + i))
+    return Sweep(tuple(rows))
+
+
+def _temperatures(problem: Any, chains: list[tuple[float, Any]]) -> list[tuple[float, float]]:
+    """(η, η tr Σ_B(Φ*)/2d) of every chain; none where there is no minimum or no noise."""
+    try:
+        wide = float64.widen(problem)
+        trace = float(np.trace(float64.evaluate(float64.noise_covariance, wide, minimum(problem))))
+    except ValueError:
+        return []
+    found = [(eta, eta * noise_factor(c.gradient) * trace / (2 * problem.dim)) for eta, c in chains]
+    return [(eta, kt) for eta, kt in found if kt > 0]

@@ -1,0 +1,68 @@
+"""A sweep's numbers against closed forms, its control, its figure, and what it refuses."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxsde as js
+from jaxsde.stepping.chains import OptimizerChain
+
+H, C = np.array([[1.0, 0.3], [0.3, 2.0]]), np.array([[2.0, -0.5], [-0.5, 0.6]])
+
+
+def quadratic():
+    return js.potential(lambda x: 0.5 * x @ jnp.asarray(H, x.dtype) @ x, np.zeros(2), noise_covariance=C)
+
+
+def test_a_sweep_of_a_quadratic_is_its_closed_form(tmp_path):
+    """T* = tr(HS)/d and KL = −½ log det(HS/T*) with SH + HS − ηHSH = ηC, at three η; Langevin is Gibbs. 5 standard errors each."""
+    got = js.sweep(quadratic(), learning_rates=[0.02, 0.05, 0.2], time=20.0, burn_in=8.0, key=js.key(0), chains=4096)
+    assert [r.process for r in got.rows] == ["sgd"] * 3 + ["langevin"] * 3
+    for row in got.rows[:3]:
+        s = js.theory.stationary_covariance(js.sgd(quadratic(), learning_rate=row.learning_rate))
+        t = np.trace(H @ s) / 2
+        kl = -0.5 * np.log(np.linalg.det(H @ s / t))
+        assert abs(row.temperature.value - t) < 5 * row.temperature.stderr
+        assert abs(1.05 * row.temperature.value - t) > 5 * row.temperature.stderr  # the twin
+        assert abs(row.kl.value - kl) < 5 * row.kl.stderr < kl / 3
+    for row in got.rows[3:]:
+        assert row.kl.value < max(0.002, 2 * (row.kl.floor or 0))
+        assert abs(row.temperature.value - row.learning_rate * np.trace(C) / 4) < 5 * row.temperature.stderr
+    assert got.figure(tmp_path / "sweep.png").stat().st_size > 10_000
+    assert str(got).count("langevin") == 3 and len(got.to_json()) == 6
+
+
+def test_new_numbers_compile_nothing(monkeypatch):
+    """Four learning rates and two batch sizes of a potential: its noise is one structure, so one program."""
+    traced = []
+    step = OptimizerChain.step
+    monkeypatch.setattr(OptimizerChain, "step", lambda self, *a: (traced.append(1), step(self, *a))[1])
+    counts = []
+    for rates in ([0.1], [0.05, 0.11, 0.12]):
+        traced.clear()
+        js.sweep(quadratic(), learning_rates=rates, time=40 * rates[0], burn_in=0.0, key=js.key(0), chains=64, control=False, batch_sizes=[2])
+        counts.append(len(traced))
+    assert counts[1] <= 3 * counts[0]
+
+
+def test_samplings_and_batches_have_rows_of_their_own():
+    x = np.random.default_rng(0).normal(size=(30, 2))
+    problem = js.finite_sum(lambda p, e: 0.5 * (e[0] @ p - e[1]) ** 2, (x, x @ np.ones(2) + np.cos(np.arange(30))), np.zeros(2))
+    got = js.sweep(problem, learning_rates=[0.05], batch_sizes=[1, 3], samplings=["with_replacement", "without_replacement"],
+                   temperatures=[0.01], time=5.0, burn_in=5.0, key=js.key(1), chains=256)  # fmt: skip
+    assert [(r.process, r.batch_size) for r in got.rows] == [("sgd", 1), ("sgd", 3)] * 2 + [("langevin", None)] * 3
+    cooler = got.rows[0].temperature.value / got.rows[1].temperature.value
+    assert 2.5 < cooler < 4.5
+
+
+@pytest.mark.parametrize("bad,words", [({"learning_rates": []}, "learning_rates must be a list"), ({"samplings": "cyclic"}, "samplings must be a list"),
+                                       ({"time": 0.0}, "time must be positive"), ({"batch_sizes": [0]}, "batch_size must be")])  # fmt: skip
+def test_what_a_sweep_refuses(bad, words):
+    with pytest.raises(ValueError, match=words):
+        js.sweep(quadratic(), **{"learning_rates": [0.1], "time": 1.0, "burn_in": 0.0, "key": js.key(0), **bad})
+
+
+def test_a_diverged_setting_is_said():
+    got = js.sweep(quadratic(), learning_rates=[2.5], time=2500.0, burn_in=0.0, key=js.key(0), chains=64, control=False)
+    assert got.rows[0].diverged == 64 and not got.rows[0].kl.known
+    assert "all chains diverged at η = 2.5" in str(got)
