@@ -1,4 +1,4 @@
-"""The command `jaxsde`: run | list | doctor | report | bench.
+"""The command `jaxsde`: run | sweep | list | doctor | report | bench.
 
 Standard output carries data (`--json`: exactly one object, also of an error); people read standard error. A fault is one
 line, `jaxsde: error: …`, and an exit code of `errors`; `--debug` adds the traceback. No JAX before every flag and file has
@@ -125,7 +125,34 @@ class Bench:
     debug: Debug = False
 
 
-COMMANDS: dict[str, type[Any]] = {"run": Run, "list": List, "doctor": Doctor, "report": Report, "bench": Bench}
+@dataclass(frozen=True)
+class Sweep:
+    """KL to the Gibbs law over learning rates, batch sizes and samplings, with Langevin as the control: a table and a figure.
+
+    The config and its flags are those of run; its steps and burn-in at its own learning rate fix the time that every setting gets.
+    """
+
+    config: Annotated[Text, Positional, flag(metavar="CONFIG", help="a TOML file")] = None
+    learning_rates: Annotated[Text, flag(metavar="X,X,…", help="η (a quarter, a half and all of the config's)")] = None
+    batch_sizes: Annotated[Text, flag(metavar="N,N,…", help="B (the config's)")] = None
+    samplings: Annotated[Text, flag(metavar="NAME,…", help="with_replacement, … (the config's)")] = None
+    out: Annotated[Text, flag(metavar="DIR", help="folder for the result (runs/NAME-sweep if not given)")] = None
+    seed: Annotated[Text, flag(metavar="N", help="0 to 2^64 - 1")] = None
+    chains: Annotated[Text, flag(metavar="N", help="independent copies of the process")] = None
+    steps: Annotated[Text, flag(metavar="N", help="steps after burn-in, at the config's learning rate")] = None
+    burn_in: Annotated[Text, flag(metavar="N", help="steps before, at the config's learning rate")] = None
+    learning_rate: Annotated[Text, flag(metavar="X", help="the config's η")] = None
+    loss: Annotated[Text, flag(metavar="NAME", help="a loss or potential of jaxsde list")] = None
+    data: Annotated[Text, flag(metavar="NAME|FILE", help="a data set, or a .csv, .tsv or .npz file")] = None
+    target: Annotated[Text, flag(metavar="NAME|N", help="the column of that file to predict (the last)")] = None
+    force: Annotated[bool, flag(help="write into a folder that is not empty")] = False
+    json: Json = False
+    debug: Debug = False
+
+
+COMMANDS: dict[str, type[Any]] = {
+    "run": Run, "sweep": Sweep, "list": List, "doctor": Doctor, "report": Report, "bench": Bench
+}  # fmt: skip
 
 
 class Terminated(BaseException):
@@ -176,10 +203,9 @@ def _main(arguments: list[str]) -> int:
     except ImportError as fault:
         raise ExperimentError(f"{NEEDS_APP} ({fault.name} is missing)", code=UNAVAILABLE) from fault
     return {
-        Run: commands.run, List: commands.list_, Doctor: commands.doctor, Report: commands.report, Bench: commands.bench
-    }[type(options)](
-        options
-    )
+        Run: commands.run, Sweep: commands.sweep, List: commands.list_, Doctor: commands.doctor, Report: commands.report,
+        Bench: commands.bench,
+    }[type(options)](options)  # fmt: skip
 
 
 def _judged(fault: BaseException) -> tuple[int, str]:
@@ -259,7 +285,7 @@ def _joined(arguments: list[str]) -> list[str]:
     if not arguments or arguments[0] in ("-h", "--help"):
         return arguments
     if arguments[0].startswith("-"):
-        raise _usage("give a command first: run, list, doctor, report or bench")
+        raise _usage("give a command first: run, sweep, list, doctor, report or bench")
     if arguments[0] not in COMMANDS:
         raise _usage(f"no command {arguments[0]!r}; {did_you_mean(arguments[0], COMMANDS)}")
     flags, joined, rest = _flags(arguments[0]), arguments[:1], list(arguments[1:])
@@ -285,7 +311,7 @@ def _parse(arguments: list[str]) -> Any:
     except ImportError as fault:
         raise ExperimentError(f"{NEEDS_APP} (tyro is missing)", code=UNAVAILABLE) from fault
     if not arguments:
-        raise _usage("give a command first: run, list, doctor, report or bench")
+        raise _usage("give a command first: run, sweep, list, doctor, report or bench")
     union: Any = None
     for name, kind in COMMANDS.items():
         one = Annotated[kind, tyro.conf.subcommand(name)]

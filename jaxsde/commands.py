@@ -1,4 +1,4 @@
-"""What each command does: run | list | doctor | report | bench."""
+"""What each command does: run | sweep | list | doctor | report | bench."""
 
 from __future__ import annotations
 
@@ -85,6 +85,52 @@ def run(options: cli.Run) -> int:
     if options.json:
         print(json.dumps({**result, "asserts_failed": failed}, ensure_ascii=False, allow_nan=False), flush=True)
     return FAILED_CHECK if failed else 0
+
+
+def sweep(options: cli.Sweep) -> int:
+    """`jaxsde sweep`: one row for every setting, a table, result.json and sweep.png."""
+    experiment = config.load(options.config, _given(options))
+    eta = experiment.sgd.learning_rate
+    rates = _several(options.learning_rates, "--learning-rates", float, [eta / 4, eta / 2, eta])
+    sizes = _several(options.batch_sizes, "--batch-sizes", int, [experiment.sgd.batch_size])
+    samplings = _several(options.samplings, "--samplings", str, [experiment.sgd.sampling])
+    out = output.take(
+        experiment.out, f"{experiment.title}-sweep", force=options.force,
+        error=lambda reason, **fields: ExperimentError(reason, key="out", **fields),
+    )  # fmt: skip
+    with out:
+        _quiet()
+        _start_jax(experiment)
+        sweeps, random = (importlib.import_module(f".{name}", __package__) for name in ("sweeps", "random"))
+        try:
+            found = sweeps.sweep(
+                experiment.problem(), learning_rates=rates, batch_sizes=sizes, samplings=samplings, chains=experiment.chains,
+                time=experiment.steps * eta, burn_in=(experiment.burn_in or 0) * eta, key=random.key(experiment.seed),
+            )  # fmt: skip
+        except ValueError as fault:
+            raise ExperimentError(one_line(str(fault)), file="command line", code=USAGE) from fault
+        result = output.plain({"ok": True, "experiment": experiment.title, "rows": found.to_json(), "out": str(out.path)})
+        (out.staging / "config.toml").write_text(experiment.resolved(), encoding="utf-8")
+        found.figure(out.staging / "sweep.png")
+        output.write_json(out.staging / output.RESULT, result)
+        out.publish()
+    print(json.dumps(result, ensure_ascii=False, allow_nan=False) if options.json else str(found), flush=True)
+    say(f"the figure is {out.path / 'sweep.png'}")
+    return 0
+
+
+def _several(text: str | None, name: str, kind: Any, default: list[Any]) -> list[Any]:
+    """`0.01,0.02` -> [0.01, 0.02]."""
+    if text is None:
+        return default
+    try:
+        values = [kind(part.strip()) for part in text.split(",") if part.strip()]
+    except ValueError:
+        values = []
+    if not values:
+        what = {float: "numbers, such as 0.01,0.02", int: "whole numbers, such as 1,4", str: "names"}[kind]
+        raise ExperimentError(f"must be {what}", file="command line", key=name, value=text)
+    return values
 
 
 def list_(options: cli.List) -> int:
@@ -257,11 +303,11 @@ def say(text: str) -> None:
     print(f"jaxsde: {one_line(text)}", file=sys.stderr, flush=True)
 
 
-def _given(options: cli.Run) -> dict[str, tuple[str, str]]:
+def _given(options: cli.Run | cli.Sweep) -> dict[str, tuple[str, str]]:
     """The flags that were given: dotted key -> (flag, text)."""
     given = {}
     for name in ("out", "seed", "chains", "steps", "burn_in", "every", "device", "dtype", "max_diverged", *_KEYS):
-        text = getattr(options, name)
+        text = getattr(options, name, None)
         if text is not None:
             given[_KEYS.get(name, name)] = ("--" + name.replace("_", "-"), text)
     if options.data is not None:

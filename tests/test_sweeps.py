@@ -66,3 +66,24 @@ def test_a_diverged_setting_is_said():
     got = js.sweep(quadratic(), learning_rates=[2.5], time=2500.0, burn_in=0.0, key=js.key(0), chains=64, control=False)
     assert got.rows[0].diverged == 64 and not got.rows[0].kl.known
     assert "all chains diverged at η = 2.5" in str(got)
+
+
+def test_the_command(tmp_path, monkeypatch, capsys):
+    """A table on standard output, a folder with the figure; a list that is none is refused before anything runs."""
+    import json
+
+    from jaxsde import cli
+
+    monkeypatch.chdir(tmp_path)
+    given = ["--chains", "256", "--steps", "200", "--burn-in", "100", "--out", "there"]
+    assert cli.main(["sweep", "--learning-rates", "0.01,0.02", "--batch-sizes", "1,4", *given, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [(r["process"], r["learning_rate"], r["batch_size"]) for r in told["rows"][:4]] == [
+        ("sgd", e, b) for b in (1, 4) for e in (0.01, 0.02)
+    ]
+    assert {p.name for p in (tmp_path / "there").iterdir()} == {"config.toml", "result.json", "sweep.png"}
+    assert cli.main(["sweep", *given]) != 0  # the folder is taken
+    for flag, value in (("--learning-rates", "fast"), ("--batch-sizes", "1.5"), ("--samplings", ","), ("--samplings", "cycle")):
+        assert cli.main(["sweep", flag, value, "--out", "else"]) in (2, 65)
+        assert not (tmp_path / "else").exists()
+    assert "sampling must be one of" in capsys.readouterr().err
