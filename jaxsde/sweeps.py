@@ -76,9 +76,10 @@ class Sweep:
             rows = sorted((r for r in rows if r.kl.known), key=lambda r: r.learning_rate)
             eta, kl, low, high = (np.array([f(r) for r in rows]) for f in (
                 lambda r: r.learning_rate, lambda r: r.kl.value, lambda r: r.kl.low, lambda r: r.kl.high))  # fmt: skip
-            look = {"fmt": "x", "color": "0.4"} if name.startswith("Langevin") else {"fmt": "osD^v"[i % 5] + "-"}
+            control = name.startswith("Langevin")
+            mark, color = ("x", "0.4") if control else ("osD^v"[i % 5] + "-", None)
             reach = np.maximum([kl - low, high - kl], 0)
-            axes.errorbar(eta, kl, reach, capsize=3, ms=8 - i % 3, mfc="none", label=name, **look)
+            axes.errorbar(eta, kl, reach, fmt=mark, color=color, capsize=3, ms=8 - i % 3, mfc="none", label=name)
         floors: dict[float, float] = {}
         for r in self.rows:
             floors[r.learning_rate] = max(floors.get(r.learning_rate, 0.0), r.kl.floor or 0.0)

@@ -112,13 +112,16 @@ def weak_error(
     errors: dict[str, dict[str, list[Estimate]]] = {m: {f: [] for f in observables} for m in methods}
     for i, eta in enumerate(rates):
         steps = round(time / eta)
-        models = {"sgd": (sgd(problem, learning_rate=eta, batch_size=batch_size, sampling=sampling), steps)}
+        plain = sgd(problem, learning_rate=eta, batch_size=batch_size, sampling=sampling)
+        models: dict[str, tuple[Any, int]] = {"sgd": (plain, steps)}
         for method in methods:
             if method == "svag":
                 models[method] = svag(problem, learning_rate=eta, l=l, batch_size=batch_size, sampling=sampling), steps * l
                 continue
-            given = {"frozen_at": held} if method == "frozen" else {"order": 2} if method == "order 2" else {}
-            model = sgd_sde(problem, learning_rate=eta, batch_size=batch_size, sampling=sampling, **given)
+            model = sgd_sde(
+                problem, learning_rate=eta, batch_size=batch_size, sampling=sampling,
+                order=2 if method == "order 2" else 1, frozen_at=held if method == "frozen" else None,
+            )  # fmt: skip
             models[method] = integrate(model, _integrator(model), dt=eta / substeps), steps * substeps
         means = {}
         for j, (name, (chain, count)) in enumerate(models.items()):

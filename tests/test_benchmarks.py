@@ -114,6 +114,7 @@ def test_the_readme_shows_what_was_measured(tmp_path):
     assert widths == sorted(s[k]["of_yardstick"] for s in plot.chosen(rows).values() for k in plot.SERIES if k in s)
 
 
+@pytest.mark.slow
 def test_bench_in_short(monkeypatch, tmp_path, capsys):
     """`jaxsde bench` with almost no steps: its rows, its sentence, its figure, and what it says without a yardstick."""
     monkeypatch.setenv("JAXSDE_CACHE_DIR", str(tmp_path))

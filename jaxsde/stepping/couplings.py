@@ -100,10 +100,7 @@ def coupled(first: Any, second: Any, *, antithetic: bool = False) -> Coupled:
     if antithetic and "indices" in shared:
         raise ValueError("examples have no mirror image: antithetic chains need a surrogate noise or an SDE")
     examples = a if a.indices else b
-    draws = Draws(
-        *(max(getattr(a, n), getattr(b, n)) for n in ("normals", "signs", "three_point", "indices")),
-        examples.population, examples.scheme,
-    )  # fmt: skip
+    draws = examples._replace(**{n: max(getattr(a, n), getattr(b, n)) for n in ("normals", "signs", "three_point", "indices")})
     mirrored = (_downhill(first) != _downhill(second)) != bool(antithetic)
     return Coupled(first, second, mirrored, draws, first.dim + second.dim)
 
