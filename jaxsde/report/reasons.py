@@ -20,9 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..dynamics.equations import sde
-from ..dynamics.gradients import Minibatch, Surrogate, noise_of
-from ..stepping.chains import OptimizerChain
-from ..theory import gaussian_kl_to_gibbs, lyapunov, minimum
+from ..dynamics.gradients import Minibatch, StableSurrogate, Surrogate, Svag, noise_of
+from ..stepping.chains import OptimizerChain, integrate
+from ..struct import replace
+from ..theory import gaussian_kl_to_gibbs, lyapunov, minimum, stationary_law
 
 ANISOTROPY_NATS, STATE, STEP, KURTOSIS = 0.01, 0.05, 0.01, 0.1
 _POSITIONS = 2048  # positions over which E N(Φ) is taken
@@ -52,10 +53,13 @@ def noise_rate(chain: Any, phi: Any) -> Any:
 
 
 def reasons(run: Any, problem: Any) -> tuple[Reason, ...]:
-    """The four reasons for a run of SGD or of an SDE; empty for a problem without an isolated minimum or another chain."""
+    """The four reasons for a run of SGD or of an SDE; empty for a problem without an isolated minimum and for other dynamics
+    (an optimiser, a momentum, a drift made of ∇L that is not −∇L), whose law is not Gibbs, or Gibbs, for other reasons."""
     chain = run.chain
-    plain = isinstance(chain, OptimizerChain) and chain.optimizer is None
-    if not plain and not hasattr(chain, "sde"):
+    if isinstance(chain, OptimizerChain):
+        if chain.optimizer is not None or isinstance(chain.gradient, StableSurrogate):
+            return ()
+    elif not hasattr(chain, "sde") or (hasattr(chain.sde.drift, "problem") and chain.sde.problem is None):
         return ()
     try:
         centre = minimum(problem)
@@ -110,23 +114,24 @@ def _state_dependent(run: Any, chain: Any, rate: np.ndarray) -> Reason:
 def _finite_step(chain: Any, curvature: float) -> Reason:
     product = float(chain.dt) * curvature
     name, phrase, figure = "finite step", "the step is finite", "covariance"
-    keep, kick = _on_harmonic(chain, product)
-    if product > 0 and abs(keep) >= 1:
+    excess = _excess(chain, product) if product > 0 else 0.0
+    if excess is None:
         return Reason(name, True, None, f"η λ_max = {product:.3g} is beyond the edge of stability", phrase, figure)
-    excess = 2 * product * kick**2 / (1 - keep**2) - 1 if product > 0 else 0.0
     change = f"{100 * abs(excess):.2g} % {'larger' if excess >= 0 else 'smaller'}"
     sentence = f"a step of η λ_max = {product:.3g} makes the stiffest variance {change} than in the limit"
     return Reason(name, bool(abs(excess) > STEP), excess, sentence, phrase, figure)
 
 
-def _on_harmonic(chain: Any, product: float) -> tuple[float, float]:
-    """(a, b) of one step y' = a y + b z of dy = −λy dt + dW with λh = `product` and h = 1, by the chain's own rule."""
+def _excess(chain: Any, product: float) -> float | None:
+    """The relative change of the stationary variance of dy = −λy dt + dW under the chain's own rule, λh = `product` and h = 1;
+    None where there is no stationary law."""
     if isinstance(chain, OptimizerChain):
-        return 1 - product, 1.0
-    harmonic = sde(lambda t, y: -product * y, 1.0, dim=1)
-    one, zero = jnp.ones((1,)), jnp.zeros((1,))
-    step = lambda y, z: float(chain.integrator.step(harmonic, 0.0, y, 1.0, z)[0])  # noqa: E731
-    return step(one, zero), step(zero, one)
+        return product / (2 - product) if product < 2 else None
+    try:
+        harmonic = integrate(sde(lambda t, y: -product * y, 1.0, dim=1), chain.integrator, dt=1.0)
+        return 2 * product * float(stationary_law(harmonic).covariance[0, 0]) - 1
+    except ValueError:
+        return None
 
 
 def _non_gaussian(chain: Any, phi: Any, direction: np.ndarray) -> Reason:
@@ -138,6 +143,9 @@ def _non_gaussian(chain: Any, phi: Any, direction: np.ndarray) -> Reason:
 
 def _step_kurtosis(chain: Any, phi: Any, direction: np.ndarray) -> float:
     gradient = getattr(chain, "gradient", None)
+    if isinstance(gradient, Svag):  # of a ĝ₁ + b ĝ₂: (a⁴ + b⁴)/(a² + b²)² times that of one
+        one = _step_kurtosis(replace(chain, gradient=gradient.gradient), phi, direction)
+        return one * (1 + 6 * (2 * gradient.l - 1) + (2 * gradient.l - 1) ** 2) / (8 * gradient.l**2)
     if isinstance(gradient, Minibatch):
         along = np.asarray(gradient.problem.example_gradients(phi), np.float64) @ direction
         along = along - along.mean()

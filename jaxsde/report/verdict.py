@@ -118,6 +118,9 @@ def is_gibbs(run: Any, problem: Problem, *, temperature: float | None = None, to
         return _nothing(
             run, f"all {gone} chains diverged, the last at step {int(run.diverged_at.max())}: there is no law"
         )
+    alpha = getattr(getattr(run.chain, "gradient", None), "alpha", None)
+    if alpha is not None and float(alpha) < 2:
+        return _nothing(run, f"the law has no finite variance (alpha = {float(alpha):g}), so no temperature: it is not Gibbs")
     stationary = _stationary(run)
     if stationary.reading == "no":
         kl = divergence(run, problem, temperature)
