@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from .dynamics.equations import langevin
-from .dynamics.gradients import noise_factor
 from .engine.simulate import simulate
 from .estimate import Estimate
 from .metrics import fit_temperature
 from .problems.problem import FiniteSum, Potential
+from .report.reasons import noise_rate
 from .report.verdict import divergence
 from .statistics import Covariance, MeanLoss
 from .stepping.chains import integrate, sgd
 from .stepping.integrators import LeimkuhlerMatthews
-from .theory import float64
 from .theory.minimum import minimum
 
 _LOOKS = 400  # samples of every chain
@@ -114,8 +114,9 @@ def sweep(
 
     `time` and `burn_in` are on the clock t = Σ η, the same for every η. `statistics` joins the covariance of the run: a
     `Histogram` for a loss that is not quadratic. With `control` Langevin runs at the temperature η tr Σ_B(Φ*)/2d that every
-    setting of the first sampling predicts, and at each of `temperatures`, with dt = η, by the
-    scheme whose law is closest to the SDE's: its KL should be nothing.
+    setting of the first sampling predicts, and at each of `temperatures`, with dt = η, by the scheme whose law is closest to the
+    SDE's:
+    its KL should be nothing.
 
     Raises `ValueError` for an empty axis, a time that is not positive, and as `sgd` does, before anything runs.
     """
@@ -155,9 +156,9 @@ def sweep(
 def _temperatures(problem: Any, chains: list[tuple[float, Any]]) -> list[tuple[float, float]]:
     """(η, η tr Σ_B(Φ*)/2d) of every chain; none where there is no minimum or no noise."""
     try:
-        wide = float64.widen(problem)
-        trace = float(np.trace(float64.evaluate(float64.noise_covariance, wide, minimum(problem))))
+        centre = jnp.asarray(minimum(problem), problem.start.dtype)
     except ValueError:
         return []
-    found = [(eta, eta * noise_factor(c.gradient) * trace / (2 * problem.dim)) for eta, c in chains]
+    rate = jax.jit(noise_rate)
+    found = [(eta, float(np.trace(np.asarray(rate(c, centre), np.float64))) / (2 * problem.dim)) for eta, c in chains]
     return [(eta, kt) for eta, kt in found if kt > 0]

@@ -19,14 +19,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from ..problems.problem import FiniteSum, Potential
 from ..struct import static, struct
 from ..types import NoiseKind
-from .equations import Diffusion, positive, sgd_noise
+from .equations import Diffusion, fraction, positive, sgd_noise
 
 
 @struct
@@ -172,7 +170,7 @@ def rmsprop_sde(
     Source: Compagnoni et al. (2024); optax.rmsprop has ε inside the root, as here for ε ≪ √v.
     """
     noise = _noise(problem, learning_rate, batch_size, sampling)
-    _fraction(decay, "decay")
+    fraction(decay, "decay")
     positive(eps, "eps")
     eta = jnp.asarray(learning_rate, float)
     drift = Rmsprop(problem, noise, eta, jnp.asarray(decay, float), jnp.asarray(eps, float))
@@ -194,8 +192,8 @@ def adam_sde(
     Source: Compagnoni et al. (2024).
     """
     noise = _noise(problem, learning_rate, batch_size, sampling)
-    _fraction(b1, "b1")
-    _fraction(b2, "b2")
+    fraction(b1, "b1")
+    fraction(b2, "b2")
     positive(eps, "eps")
     eta, b1, b2, eps = (jnp.asarray(a, float) for a in (learning_rate, b1, b2, eps))
     drift = Adam(problem, noise, eta, b1, b2, eps)
@@ -206,11 +204,6 @@ def adam_sde(
 def _noise(problem: Any, learning_rate: Any, batch_size: int, sampling: str) -> Any:
     positive(learning_rate, "learning_rate")
     return sgd_noise(problem, batch_size, sampling)
-
-
-def _fraction(value: Any, name: str) -> None:
-    if not isinstance(value, Tracer) and (isinstance(value, bool) or not 0.0 <= float(np.asarray(value)) < 1.0):
-        raise ValueError(f"{name} must be in [0, 1), got {value!r}")
 
 
 ADAPTIVE_EQUATIONS = {"sign_sgd_sde": sign_sgd_sde, "rmsprop_sde": rmsprop_sde, "adam_sde": adam_sde}

@@ -28,7 +28,7 @@ from ..problems.problem import FiniteSum, Potential, check_covariance
 from ..struct import replace, static, struct
 from ..types import NoiseKind
 from . import noise as noises
-from .gradients import EPOCHS, SAMPLINGS
+from .gradients import SAMPLINGS
 
 
 @struct
@@ -172,15 +172,14 @@ def sgd_noise(problem: FiniteSum | Potential, batch_size: int, sampling: str, fr
         raise ValueError(f"sampling must be one of {', '.join(SAMPLINGS)}; got {sampling!r}")
     if sampling == "alpha_stable":
         raise ValueError('sampling="alpha_stable" has no covariance, so no diffusion: use js.sgd(…) itself')
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
-        raise ValueError(f"batch_size must be a positive integer, got {batch_size!r}")
-    distinct = sampling == "without_replacement" or sampling in EPOCHS
+    batch_size = noises.whole_batch(batch_size)
+    distinct = sampling in noises.WITHOUT_REPEATS
     if not problem.examples and distinct:
         raise ValueError(f'sampling="{sampling}" needs examples, and a potential has none: leave sampling out')
     if problem.examples and distinct and batch_size > problem.examples:
         raise ValueError(f"batch_size {batch_size} exceeds the {problem.examples} examples that {sampling} draws from")
     noise = noises.of_problem(problem) if frozen_at is None else noises.frozen(problem, flat(problem, frozen_at))
-    return noises.scaled(noise, noises.batch_factor(int(batch_size), problem.examples, sampling))
+    return noises.scaled(noise, noises.batch_factor(batch_size, problem.examples, sampling))
 
 
 def homogenized_sgd(problem: FiniteSum, *, learning_rate: Any, batch_size: int = 1) -> Diffusion:
@@ -193,8 +192,7 @@ def homogenized_sgd(problem: FiniteSum, *, learning_rate: Any, batch_size: int =
     positive(learning_rate, "learning_rate")
     if not problem.examples:
         raise ValueError("homogenized_sgd is for least squares over examples, and a potential has none: use sgd_sde or langevin")
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
-        raise ValueError(f"batch_size must be a positive integer, got {batch_size!r}")
+    batch_size = noises.whole_batch(batch_size)
     away = jnp.asarray(np.random.default_rng(0).normal(size=problem.dim), problem.start.dtype)
     here, there = (np.asarray(problem.hessian(x), np.float64) for x in (problem.start, problem.start + away))
     if not np.abs(here - there).max() <= 1e-3 * np.abs(here).max():
@@ -202,7 +200,7 @@ def homogenized_sgd(problem: FiniteSum, *, learning_rate: Any, batch_size: int =
     values, vectors = np.linalg.eigh((here + here.T) / 2)
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
     kind: NoiseKind = "diagonal" if problem.dim == 1 else "general"
-    noise = noises.scaled(LossNoise(problem, jnp.asarray(root, float), problem.dim, kind), 1.0 / int(batch_size))
+    noise = noises.scaled(LossNoise(problem, jnp.asarray(root, float), problem.dim, kind), 1.0 / batch_size)
     return Diffusion(Descent(problem), noise, jnp.sqrt(jnp.asarray(learning_rate, float)), problem.dim)
 
 
@@ -320,6 +318,12 @@ def positive(value: Any, name: str) -> None:
         raise ValueError(f"{name} must be one number, got shape {array.shape}: sweep over many with jax.vmap")
     if isinstance(value, bool) or not np.isfinite(array).all() or not (array > 0).all():
         raise ValueError(f"{name} must be positive and finite, got {value}")
+
+
+def fraction(value: Any, name: str) -> None:
+    """`ValueError` unless it is in [0, 1); values under trace pass."""
+    if not isinstance(value, Tracer) and (isinstance(value, bool) or not 0.0 <= float(np.asarray(value)) < 1.0):
+        raise ValueError(f"{name} must be in [0, 1), got {value!r}")
 
 
 EQUATIONS = {

@@ -147,8 +147,6 @@ _SCHEMES = {
     "shuffle_once": "once", "cyclic": "cyclic",
 }  # fmt: skip
 _LAWS = {"gaussian": "normals", "two_point": "signs", "three_point": "three_point"}
-# Samplings whose steps depend on each other through an epoch.
-EPOCHS = ("random_reshuffling", "shuffle_once", "cyclic")
 
 SAMPLINGS = {
     "with_replacement": Minibatch,
@@ -169,9 +167,7 @@ def gradient(
 ) -> Any:
     """The stochastic gradient of a problem. `sampling` defaults to "with_replacement" for a finite sum and to "gaussian"
     for a potential, which has no examples to draw. `ValueError` for a pair that does not fit."""
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
-        raise ValueError(f"batch_size must be a positive integer, got {batch_size!r}")
-    batch_size = int(batch_size)
+    batch_size = noises.whole_batch(batch_size)
     finite = isinstance(problem, FiniteSum)
     if sampling is None:
         sampling = "with_replacement" if finite else "gaussian"

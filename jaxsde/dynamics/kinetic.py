@@ -13,15 +13,13 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from ..problems.problem import FiniteSum, Potential
 from ..struct import static, struct
 from ..types import NoiseKind
 from . import noise as noises
-from .equations import Diffusion, positive, sgd_noise
+from .equations import Diffusion, fraction, positive, sgd_noise
 
 
 @struct
@@ -92,8 +90,7 @@ def momentum_sde(
     Source: Li, Tai and E (2019), J. Mach. Learn. Res. 20, 40, §4.
     """
     positive(learning_rate, "learning_rate")
-    if not isinstance(momentum, Tracer) and (isinstance(momentum, bool) or not 0.0 <= float(np.asarray(momentum)) < 1.0):
-        raise ValueError(f"momentum must be in [0, 1), got {momentum!r}")
+    fraction(momentum, "momentum")
     eta = jnp.asarray(learning_rate, float)
     noise = sgd_noise(problem, batch_size, sampling)
     return _kinetic(problem, (1 - jnp.asarray(momentum, float)) / eta, eta, noise, jnp.sqrt(eta))

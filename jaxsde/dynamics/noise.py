@@ -251,11 +251,23 @@ def frozen(problem: FiniteSum | Potential, phi: Any) -> Any:
     )
 
 
+# Samplings whose steps depend on each other through an epoch, and those whose batches hold no example twice.
+EPOCHS = ("random_reshuffling", "shuffle_once", "cyclic")
+WITHOUT_REPEATS = ("without_replacement", *EPOCHS)
+
+
+def whole_batch(batch_size: Any) -> int:
+    """The batch size as an int; `ValueError` for what is none."""
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
+        raise ValueError(f"batch_size must be a positive integer, got {batch_size!r}")
+    return int(batch_size)
+
+
 def batch_factor(batch_size: int, examples: int, sampling: str) -> float:
     """Σ_B / Σ: 1/B with replacement; (n−B)/(n−1)/B for a batch of distinct examples; 0 for the full batch."""
     if sampling == "full_batch":
         return 0.0
-    if examples and sampling in ("without_replacement", "random_reshuffling", "shuffle_once", "cyclic"):
+    if examples and sampling in WITHOUT_REPEATS:
         return (examples - batch_size) / max(examples - 1, 1) / batch_size
     return 1.0 / batch_size
 

@@ -34,44 +34,48 @@ class Coupled:
         return self.first.dt
 
     def init(self, x0: Float[Array, " e"]) -> PyTree:
-        return self.first.init(x0[: self.first.dim]), self.second.init(x0[self.first.dim :])
+        return _states(self, x0)
 
     def step(self, state: PyTree, drawn: Drawn, k: Any) -> PyTree:
-        return self.first.step(state[0], _part(drawn, self.first.draws, 1), k), self.second.step(
-            state[1], _part(drawn, self.second.draws, -1 if self.mirrored else 1), k
-        )
+        first = self.first.step(state[0], _part(drawn, self.first.draws, 1), k)
+        return first, self.second.step(state[1], _part(drawn, self.second.draws, -1 if self.mirrored else 1), k)
 
     def position(self, state: PyTree) -> Float[Array, " e"]:
-        return jnp.concatenate([self.first.position(state[0]), self.second.position(state[1])])
+        return _positions(self, state)
 
 
 @struct
 class TwoLevels:
-    """An SDE with step dt and, along the same Brownian path, with two steps dt/2. Made by `two_levels`."""
+    """An SDE with step dt (`first`) and, along the same Brownian path, with two steps dt/2 (`second`). Made by `two_levels`."""
 
-    coarse: DiffusionChain
-    fine: DiffusionChain
+    first: DiffusionChain
+    second: DiffusionChain
     draws: Draws = static()
     dim: int = static()
 
     @property
-    def first(self) -> Any:
-        return self.coarse
-
-    @property
     def dt(self) -> Any:
-        return self.coarse.dt
+        return self.first.dt
 
     def init(self, x0: Float[Array, " e"]) -> PyTree:
-        return self.coarse.init(x0[: self.coarse.dim]), self.fine.init(x0[self.coarse.dim :])
+        return _states(self, x0)
 
     def step(self, state: PyTree, drawn: Drawn, k: Any) -> PyTree:
         one, two = jnp.split(drawn.normals, 2)
-        half = self.fine.step(self.fine.step(state[1], Drawn(normals=one), 2 * k), Drawn(normals=two), 2 * k + 1)
-        return self.coarse.step(state[0], Drawn(normals=(one + two) * (0.5**0.5)), k), half
+        half = self.second.step(self.second.step(state[1], Drawn(normals=one), 2 * k), Drawn(normals=two), 2 * k + 1)
+        return self.first.step(state[0], Drawn(normals=(one + two) * (0.5**0.5)), k), half
 
     def position(self, state: PyTree) -> Float[Array, " e"]:
-        return jnp.concatenate([self.coarse.position(state[0]), self.fine.position(state[1])])
+        return _positions(self, state)
+
+
+def _states(pair: Any, x0: Float[Array, " e"]) -> PyTree:
+    d = pair.first.dim
+    return pair.first.init(x0[:d]), pair.second.init(x0[d:])
+
+
+def _positions(pair: Any, state: PyTree) -> Float[Array, " e"]:
+    return jnp.concatenate([pair.first.position(state[0]), pair.second.position(state[1])])
 
 
 def coupled(first: Any, second: Any, *, antithetic: bool = False) -> Coupled:

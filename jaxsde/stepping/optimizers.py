@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax.core import Tracer
 
+from ..dynamics.equations import fraction
 from ..struct import static, struct
 
 
@@ -68,8 +69,7 @@ def momentum(mu: Any, *, nesterov: bool = False, convention: str = "heavy_ball")
     """
     if convention not in ("heavy_ball", "average"):
         raise ValueError(f'convention is "heavy_ball" or "average", got {convention!r}')
-    if not isinstance(mu, Tracer | jax.Array) and (isinstance(mu, bool) or not 0.0 <= float(mu) < 1.0):
-        raise ValueError(f"momentum must be in [0, 1), got {mu!r}")
+    fraction(mu, "momentum")
     value = mu if isinstance(mu, Tracer | jax.Array) else float(mu)
     return functools.partial(_with_momentum, mu=value, nesterov=bool(nesterov), convention=convention)
 

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ..dynamics.noise import batch_factor
+from ..dynamics.equations import fraction
+from ..dynamics.noise import batch_factor, whole_batch
 from . import checks, float64
 from .linear import Equation, Feedback
 from .linearise import is_affine, problem_noise
@@ -44,16 +45,14 @@ def stability_edge(
             'step does not close; sampling="without_replacement" is the nearest law that it does for'
         )
     checks.one_of(sampling, _SAMPLINGS, "sampling")
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
-        raise ValueError(f"batch_size must be a positive integer, got {batch_size!r}")
+    batch_size = whole_batch(batch_size)
     if sampling == "without_replacement" and batch_size > problem.examples:
         raise ValueError(f"batch_size {batch_size} exceeds the {problem.examples} examples, drawn without repeats")
-    if isinstance(momentum, bool) or not 0.0 <= float(momentum) < 1.0:
-        raise ValueError(f"momentum must be in [0, 1), got {momentum!r}")
+    fraction(momentum, "momentum")
     h, feedback, reason = _solid(problem)
     if reason:
         warnings.warn(f"stability_edge: {reason}", UserWarning, stacklevel=2)
-    factor = batch_factor(int(batch_size), problem.examples, sampling)
+    factor = batch_factor(batch_size, problem.examples, sampling)
     if momentum:
         return _edge_with_momentum(h, feedback, factor, float(momentum))
 

@@ -14,8 +14,8 @@ to d = 3; the leading order in small noise elsewhere, and then the result says s
 
 from __future__ import annotations
 
-import itertools
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from ..dynamics.equations import Diffusion
-from ..dynamics.gradients import EPOCHS, noise_factor
+from ..dynamics.gradients import noise_factor
+from ..dynamics.noise import EPOCHS
 from ..stepping.chains import DiffusionChain, OptimizerChain, as_drawn
 from ..stepping.integrators import EulerMaruyama
 from ..struct import replace, static, struct
@@ -142,7 +143,7 @@ def _integrated(chain: DiffusionChain) -> System:
     if not reason and chain.sde.noise.kind not in ("none", "additive"):
         reason = f"the noise depends on the position, which {name} does not treat linearly: held at its value at the rest point"
     rest = float64.evaluate(_chain_step, wide, y, still)
-    if not reason and not _is_linear(wide, y, rest, a, n):
+    if not reason and not _is_linear(lambda x, z: float64.evaluate(_chain_step, wide, x, z), y, a, n):
         reason = f"a step of {name} is not linear, though the SDE is: linearised at its rest point"
     if reason and np.abs(rest - y).max() > 1e-9 * (1 + np.abs(y).max()):
         reason += "; the scheme's own shift of the mean is left out"
@@ -150,12 +151,13 @@ def _integrated(chain: DiffusionChain) -> System:
     return System(y, Equation(a, True), n @ n.T, dt, f"second-moment equation of {name}", reason)
 
 
-def _is_linear(wide: Any, y: np.ndarray, rest: np.ndarray, a: np.ndarray, n: np.ndarray) -> bool:
-    rng = np.random.default_rng(5)
+def _is_linear(step: Callable[[Any, Any], np.ndarray], y: np.ndarray, a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether step(y + e, u) = step(y, 0) + a e + b u, at small and large e and u."""
+    rng, still = np.random.default_rng(5), step(y, np.zeros(b.shape[1]))
     for scale in (0.1, 1.0, 30.0):
-        e, z = scale * rng.normal(size=y.size), scale * rng.normal(size=n.shape[1])
-        moved = float64.evaluate(_chain_step, wide, y + e, z)
-        if not np.abs(moved - rest - a @ e - n @ z).max() <= 1e-9 * (np.abs(moved).max() + np.abs(rest).max()):
+        e, u = scale * rng.normal(size=y.size), scale * rng.normal(size=b.shape[1])
+        moved = step(y + e, u)
+        if not np.abs(moved - still - a @ e - b @ u).max() <= 1e-9 * (np.abs(moved).max() + np.abs(still).max()):
             return False
     return True
 
@@ -210,17 +212,10 @@ def _optimizer_matrices(chain: OptimizerChain, centre: np.ndarray) -> tuple[np.n
         raise ValueError(
             "the optimiser's state does not begin with the position: its stationary covariance is not covered"
         )
-    rng = np.random.default_rng(5)
     still = float64.evaluate(_flat_step, bare, y, np.zeros(d))
     state, push = float64.evaluate(_flat_jacobians, bare, y, np.zeros(d))
     rest = np.abs(still - y).max() <= 1e-9 * (1 + np.abs(y).max())
-    affine = True
-    for scale in (0.1, 1.0, 30.0):
-        e, g = scale * rng.normal(size=y.size), scale * rng.normal(size=d)
-        moved = float64.evaluate(_flat_step, bare, y + e, g)
-        affine &= bool(
-            np.abs(moved - still - state @ e - push @ g).max() <= 1e-9 * (np.abs(moved).max() + np.abs(still).max())
-        )
+    affine = _is_linear(lambda x, g: float64.evaluate(_flat_step, bare, x, g), y, state, push)
     if not (affine and rest):
         why = "its step is not linear in the gradient" if not affine else "it moves the minimum (weight decay)"
         raise ValueError(
@@ -256,11 +251,7 @@ def _fresh_state(chain: Any, x: Any) -> Any:
 
 
 def _chain_step(chain: Any, y: Any, z: Any) -> Any:
-    like = jax.eval_shape(chain.init, y[: chain.dim])
-    leaves, tree = jax.tree.flatten(like)
-    ends = np.cumsum([0, *(a.size for a in leaves)])
-    state = jax.tree.unflatten(tree, [y[a:b] for a, b in itertools.pairwise(ends)])
-    return ravel_pytree(chain.step(state, as_drawn(z, chain.draws), 0))[0]
+    return ravel_pytree(chain.step(_unflatten(chain, y), as_drawn(z, chain.draws), 0))[0]
 
 
 def _chain_jacobians(chain: Any, y: Any, z: Any) -> Any:

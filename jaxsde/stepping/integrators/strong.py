@@ -22,9 +22,9 @@ class Milstein:
 
     With diagonal noise I is ½(ΔW² − h); with noises that commute, (∂bₖ) bⱼ = (∂bⱼ) bₖ, ½(ΔWⱼ ΔWₖ − δⱼₖ h) is enough, and
     that they do is checked when the chain is built. Noises that do not commute need the Lévy areas, the antisymmetric part:
-    `terms` > 0 approximates them by so many terms of a Fourier series and its tail (take terms ≥ 1/√h for
-    strong order 1), at 2·terms + 2 normals a noise
-    and one a pair of noises; the tail is Gaussian with the covariance that it has given ΔW, so the areas have theirs exactly.
+    `terms` > 0 approximates them by so many terms of a Fourier series and its tail (take terms ≥ 1/√h for strong
+    order 1), at 2·terms + 2 normals a noise and one a pair of noises; the tail is Gaussian with the covariance that it has given
+    ΔW, so the areas have theirs exactly.
 
     Source: Milstein (1974); Kloeden and Platen, §10.3 and §5.8; Wiktorsson (2001), Ann. Appl. Probab. 11, 470.
     """
@@ -142,8 +142,8 @@ class ExactLinear:
         covariance = paired[d:, d:].T @ paired[:d, d:]
         values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
         root = vectors * np.sqrt(np.maximum(values, 0))
-        leaf = lambda v: jnp.asarray(v, float)  # noqa: E731
-        return replace(self, propagator=leaf(moved[:d, :d]), shift=leaf(moved[:d, d]), factor=leaf(root @ vectors.T))
+        propagator, shift, factor = (jnp.asarray(v, float) for v in (moved[:d, :d], moved[:d, d], root @ vectors.T))
+        return replace(self, propagator=propagator, shift=shift, factor=factor)
 
     def draws(self, sde: SDE) -> Draws:
         check_additive(sde, "ExactLinear")

@@ -62,22 +62,17 @@ def ito_correction(sde: SDE, x: Float[Array, " d"]) -> Float[Array, " d"]:
     if sde.noise.kind in ("none", "additive"):
         return jnp.zeros_like(x)
     if sde.noise.kind == "diagonal":  # column k has the k-th entry alone: one product does all
-        return _diagonal(sde, x)[1] / 2
+        return diagonal(sde, x) / 2
     return along(sde, x, columns(sde, x)) / 2
-
-
-def _diagonal(sde: SDE, x: Float[Array, " d"]) -> tuple[Array, Array]:
-    """The diagonal b of diagonal noise, and b′ b."""
-
-    def b(y: Array) -> Array:
-        return increment(sde, y, jnp.ones((sde.noise.dim,), x.dtype), 1.0)
-
-    return jax.jvp(b, (x,), (b(x),))
 
 
 def diagonal(sde: SDE, x: Float[Array, " d"]) -> Array:
     """b′ b, entry by entry, of diagonal noise."""
-    return _diagonal(sde, x)[1]
+
+    def b(y: Array) -> Array:
+        return increment(sde, y, jnp.ones((sde.noise.dim,), x.dtype), 1.0)
+
+    return jax.jvp(b, (x,), (b(x),))[1]
 
 
 def law(name: str, allowed: tuple[str, ...], who: str) -> str:
@@ -88,7 +83,7 @@ def law(name: str, allowed: tuple[str, ...], who: str) -> str:
 
 
 def of_law(name: str, count: int, signs: int = 0) -> Draws:
-    """`count` variables of a law and as many `signs`."""
+    """`count` variables of a law, and `signs` fair coins beside them."""
     if name == "two_point":
         return Draws(signs=count + signs)
     return Draws(signs=signs)._replace(**{LAWS[name]: count})
