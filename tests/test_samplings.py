@@ -7,7 +7,8 @@ import pytest
 
 import jaxsde as js
 from jaxsde import random
-from jaxsde.dynamics.gradients import EPOCHS, noise_of
+from jaxsde.dynamics.gradients import noise_of
+from jaxsde.dynamics.noise import EPOCHS
 from jaxsde.random.clocks import steps_per_epoch
 from jaxsde.types import Draws
 
