@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import __version__, random, record
+from .compiled import jitted
 from .dynamics.equations import langevin, sgd_sde
 from .engine.run import Run
 from .engine.simulate import iterate
@@ -112,7 +113,7 @@ def _setting(e: Experiment) -> Setting:
         return Setting(problem, None, None, None, [f"no frozen-Σ SDE, Langevin control or theory: {error}"])
     chain = sgd(problem, learning_rate=e.sgd.learning_rate, batch_size=e.sgd.batch_size, sampling=e.sgd.sampling)
     phi = jnp.asarray(phi_star, problem.start.dtype)
-    rate = np.asarray(jax.jit(noise_rate)(chain, phi), np.float64)
+    rate = np.asarray(jitted(noise_rate, chain)(chain, phi), np.float64)
     temperature = float(np.trace(rate)) / (2 * problem.dim)
     if temperature <= 0:
         notes.append("the gradient has no noise at the minimum, so there is no temperature and no Langevin control")
@@ -226,7 +227,7 @@ def _spread(setting: Setting, law: Any) -> float | None:
     if isinstance(law, str) or law.method != "quadrature" or not np.isfinite(law.covariance).all():
         return None
     phi = jnp.asarray(setting.phi_star, setting.problem.start.dtype)
-    hessian = np.asarray(jax.jit(type(setting.problem).hessian)(setting.problem, phi), np.float64)
+    hessian = np.asarray(jitted(type(setting.problem).hessian, setting.problem)(setting.problem, phi), np.float64)
     ratios = np.maximum(np.linalg.eigvals(hessian @ law.covariance).real / law.temperature, 1e-30)
     return float(ratios[np.argmax(np.abs(np.log(ratios)))])
 

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .. import random
+from ..compiled import jitted
 from ..struct import check_gradient
 from ..types import Chain, Statistic
 from . import launch as launching
@@ -154,7 +155,7 @@ def _initial(chain: Chain, start: PyTree, chains: int) -> np.ndarray:
         raise ValueError(f"the initial point is not finite at index {where}: start from finite numbers")
     problem, phi = getattr(chain, "problem", None), x0 if x0.ndim == 1 else x0[0]
     if problem is not None and not np.array_equal(phi, np.asarray(problem.start)):  # it has checked its own start
-        gradient = jax.jit(type(problem).grad)(problem, jnp.asarray(phi, problem.start.dtype))
+        gradient = jitted(type(problem).grad, problem)(problem, jnp.asarray(phi, problem.start.dtype))
         check_gradient(np.asarray(gradient), problem.unravel)
     return x0
 

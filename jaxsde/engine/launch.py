@@ -84,7 +84,7 @@ def _tile(run: Any, tile: tuple[int, int]) -> Tile:
 
 
 _programs: OrderedDict[Any, Any] = OrderedDict()
-_KEPT_PROGRAMS = 128
+_KEPT_PROGRAMS = 64
 
 
 def _program(arguments: tuple, run: Any, where: Any) -> Any:

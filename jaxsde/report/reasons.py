@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..compiled import jitted
 from ..dynamics.equations import sde
 from ..dynamics.gradients import Minibatch, StableSurrogate, Surrogate, Svag, noise_of
 from ..stepping.chains import OptimizerChain, integrate
@@ -67,7 +68,7 @@ def reasons(run: Any, problem: Any) -> tuple[Reason, ...]:
         return ()
     phi = jnp.asarray(centre, problem.start.dtype)
     hessian = np.asarray(problem.hessian(phi), np.float64)
-    rate = np.asarray(jax.jit(noise_rate)(chain, phi), np.float64)
+    rate = np.asarray(jitted(noise_rate, chain)(chain, phi), np.float64)
     if not rate.any():
         return ()
     curvatures, vectors = np.linalg.eigh((hessian + hessian.T) / 2)

@@ -21,6 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..compiled import jitted
+
 # Numbers that a batch of positions may hold at once: bounds the memory of `evaluate_many`.
 _BLOCK_NUMBERS = 1 << 22
 _EXPLICIT = "jax_explicit_x64_dtypes"
@@ -67,15 +69,12 @@ def _wide(a: Any) -> jax.Array:
     return jax.device_put(jnp.asarray(np.asarray(a, np.float64), jnp.float64))
 
 
-def _call(function: Callable[..., Any], tree: Any, args: tuple[Any, ...]) -> Any:
-    return function(tree, *args)
+def _one(function: Callable[..., Any], tree: Any, args: tuple[Any, ...]) -> Any:
+    return jitted(function, tree)(tree, *args)
 
 
-_one = jax.jit(_call, static_argnums=0)
-_many = jax.jit(
-    lambda function, tree, points: jax.vmap(lambda p: function(tree, p))(points),
-    static_argnums=0,
-)
+def _many(function: Callable[..., Any], tree: Any, points: Any) -> Any:
+    return jitted(function, tree, each=True)(tree, points)
 
 
 def evaluate(function: Callable[..., Any], tree: Any, *args: Any) -> Any:

@@ -18,8 +18,9 @@ class Program:
     """A traced function, compiled ahead of time. `bind` gives what takes one tile of an advance."""
 
     def __init__(self, function: Callable[..., Any], arguments: tuple, platform: str, **static: Any):
-        jitted = jax.jit(function, static_argnames=tuple(static))
-        self.call = compiled(jitted.lower(*arguments, **static), platform)
+        # JAX keeps what it has compiled for as long as the function lives: this one lives as long as the program.
+        own = functools.partial(function, **static)
+        self.call = compiled(jax.jit(own).lower(*arguments), platform)
 
     def bind(self, shared: tuple, words: Any, span: Any) -> Callable[[tuple, Any], Any]:
         return lambda ids, tile: self.call(*shared, words, ids, span, tile)

@@ -1,0 +1,65 @@
+"""One process may work on any number of losses: what was compiled for them is forgotten again."""
+
+from __future__ import annotations
+
+import gc
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxsde as js
+from jaxsde import compiled
+from jaxsde.engine import launch
+from jaxsde.engine.executors.native import _plan
+from jaxsde.theory import float64
+
+KEPT = 1
+
+
+def programs() -> int:
+    """Of XLA's, in this process."""
+    gc.collect()
+    return len(jax.devices()[0].client.live_executables())
+
+
+def problem(i: int):
+    return js.potential(lambda x: jnp.sum(x**2 / 2 - 0.1 * i * jnp.cos(x)), np.full(2, 0.5), noise_covariance=1.0)
+
+
+@pytest.mark.parametrize("executor", ["vmap", "lanes", "native"])
+def test_programs_of_runs_are_forgotten(executor, monkeypatch):
+    monkeypatch.setattr(launch, "_KEPT_PROGRAMS", KEPT)
+    monkeypatch.setattr(_plan, "kept", KEPT)
+    # a statistic that XLA looks after, under `native` too
+    statistics = {"autocovariance": js.Autocovariance(2)} if executor == "native" else {}
+    counted = []
+    for i in range(2 * KEPT + 1):
+        chain = js.integrate(js.sgd_sde(problem(i), learning_rate=0.05), dt=0.05)
+        js.simulate(chain, np.full(2, 0.5), key=js.key(0), chains=16, steps=2, executor=executor, statistics=statistics)
+        counted.append(programs())
+    assert len(launch._programs) == KEPT
+    assert counted[-1] == counted[KEPT]
+
+
+def test_programs_of_theory_are_forgotten(monkeypatch):
+    compiled._own.cache_clear()
+    own = compiled._own.__wrapped__
+    monkeypatch.setattr(compiled, "_own", compiled.functools.lru_cache(maxsize=KEPT)(own))
+    counted = []
+    for i in range(2 * KEPT + 1):
+        wide = float64.widen(problem(i))
+        value = float64.evaluate(float64.loss, wide, np.full(2, 0.5))
+        assert value == pytest.approx(0.25 - 0.2 * i * np.cos(0.5), abs=1e-7)
+        each = float64.evaluate_many(float64.loss, wide, np.full((3, 2), 0.5))
+        np.testing.assert_array_equal(each, np.full(3, value))
+        counted.append(programs())
+    assert counted[-1] == counted[KEPT]
+
+
+def test_a_program_is_found_again():
+    function = compiled.jitted(float64.loss, problem(1))
+    assert compiled.jitted(float64.loss, js.potential(problem(1).loss, np.zeros(2))) is not function
+    same = problem(1)
+    assert compiled.jitted(float64.loss, same) is compiled.jitted(float64.loss, same)
