@@ -34,6 +34,7 @@ CATALOGUES: dict[str, tuple[str, str, str]] = {
         "losses without data, with the noise of [noise], for [loss] name",
     ),
     "data": ("problems/data.py", "DATASETS", "data sets, for [data] name"),
+    "samplings": ("dynamics/gradients.py", "SAMPLINGS", "stochastic gradients, for jaxsde.sgd and [sgd] sampling"),
     "integrators": (
         "stepping/integrators/ito.py stepping/integrators/strong.py stepping/integrators/weak.py stepping/integrators/kinetic.py",
         "ITO STRONG WEAK KINETIC",

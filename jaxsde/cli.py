@@ -136,6 +136,7 @@ class Sweep:
     learning_rates: Annotated[Text, flag(metavar="X,X,…", help="η (a quarter, a half and all of the config's)")] = None
     batch_sizes: Annotated[Text, flag(metavar="N,N,…", help="B (the config's)")] = None
     samplings: Annotated[Text, flag(metavar="NAME,…", help="with_replacement, … (the config's)")] = None
+    temperatures: Annotated[Text, flag(metavar="X,X,…", help="kT of further Langevin runs (those that SGD predicts)")] = None
     out: Annotated[Text, flag(metavar="DIR", help="folder for the result (runs/NAME-sweep if not given)")] = None
     seed: Annotated[Text, flag(metavar="N", help="0 to 2^64 - 1")] = None
     chains: Annotated[Text, flag(metavar="N", help="independent copies of the process")] = None

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from jaxsde.catalogue import CATALOGUES, Parameter, arithmetic, catalogue, check, did_you_mean, read
+from jaxsde.dynamics.gradients import SAMPLINGS
 from jaxsde.problems import DATASETS, LOSSES, POTENTIALS
 from jaxsde.stepping.integrators import INTEGRATORS
 
-IMPORTED = {"losses": LOSSES, "potentials": POTENTIALS, "data": DATASETS, "integrators": INTEGRATORS}
+IMPORTED = {"losses": LOSSES, "potentials": POTENTIALS, "data": DATASETS, "samplings": SAMPLINGS, "integrators": INTEGRATORS}
 
 
 def functions(entry):

@@ -109,7 +109,7 @@ def coupled(first: Any, second: Any, *, antithetic: bool = False) -> Coupled:
     return Coupled(first, second, mirrored, draws, first.dim + second.dim)
 
 
-def two_levels(sde: SDE, integrator: Integrator | None = None, *, dt: Any) -> TwoLevels:
+def two_levels(sde: SDE, integrator: Integrator | str | None = None, *, dt: Any) -> TwoLevels:
     """An SDE at dt and at dt/2 along one Brownian path (coarse, then fine): strong errors, and extrapolation with little variance.
 
     `ValueError` for an integrator that draws more than the increments of the path.
