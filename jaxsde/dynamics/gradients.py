@@ -6,7 +6,7 @@
 | without_replacement  | mean over B distinct examples, fresh at every step           | Σ/B · (n−B)/(n−1)        |
 | random_reshuffling   | the next B of a permutation, new every ⌊n/B⌋ steps           | the same, and correlated |
 | shuffle_once         | the next B of one permutation, drawn once per chain          | the same, and periodic   |
-| cyclic               | the next B in the order of the data                          | the same over an epoch; nothing is random |
+| cyclic               | the next B in the order of the data                          | the same, on average over orders of the data |
 | full_batch           | ∇L                                                           | 0                        |
 | gaussian             | ∇L + (Σ/B)^½ z, z standard normals                           | Σ/B                      |
 | two_point            | the same with z = ±1                                         | Σ/B                      |
@@ -93,13 +93,15 @@ class StableSurrogate:
     def __call__(self, phi: Float[Array, " d"], drawn: Drawn, k: Any) -> Float[Array, " d"]:
         a, b = jnp.split(drawn.normals, 2)
         alpha = jnp.asarray(self.alpha, phi.dtype)
-        v, w = jnp.arctan2(b, a) / 2, (a * a + b * b) / 2
-        # cos V from a and b themselves: the tail is where it is near 0, and the cosine of a rounded V may be below it
-        length = jnp.sqrt(a * a + b * b)
-        large, both = length + jnp.abs(a), 2 * length
-        cosine = jnp.where(a > 0, jnp.sqrt(large / both), jnp.abs(b) / jnp.sqrt(both * large))
-        tail = (jnp.cos((1 - alpha) * v) / w) ** ((1 - alpha) / alpha)
-        xi = jnp.sin(alpha * v) / jnp.maximum(cosine, 2.0**-33) ** (1 / alpha) * tail * np.sqrt(0.5)
+        # |V| is the angle δ, or π/2 − δ where a < 0; there V near π/2, the tail, is worked out from δ, which has all its digits
+        delta = jnp.maximum(jnp.arctan2(jnp.abs(b), jnp.abs(a)) / 2, 2.0**-34)  # b may be 0
+        w, far = (a * a + b * b) / 2, a < 0
+        rest = (2 - alpha) * (np.pi / 2)
+        sine = jnp.sin(jnp.where(far, rest + alpha * delta, alpha * delta))  # sin α|V|
+        other = jnp.sin(jnp.where(far, rest + (alpha - 1) * delta, np.pi / 2 + (1 - alpha) * delta))  # cos (1 − α)V
+        cosine = jnp.where(far, jnp.sin(delta), jnp.cos(delta))
+        size = sine / cosine ** (1 / alpha) * (other / w) ** ((1 - alpha) / alpha) * np.sqrt(0.5)
+        xi = jnp.where(b < 0, -size, size)
         return self.problem.grad(phi) + self.noise.product(phi, xi)
 
 
@@ -222,8 +224,8 @@ def noise_factor(grad: Any) -> float:
     if isinstance(grad, Svag):
         return grad.l * noise_factor(grad.gradient)
     if isinstance(grad, Surrogate):
-        return 1.0 / grad.batch_size
-    return noises.batch_factor(grad.batch_size, grad.problem.examples, grad.sampling)
+        return 1.0 / int(grad.batch_size)
+    return noises.batch_factor(int(grad.batch_size), grad.problem.examples, grad.sampling)
 
 
 def noise_of(grad: Any) -> Any:
