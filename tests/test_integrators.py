@@ -16,7 +16,8 @@ import pytest
 from test_integrator_orders import STEP
 
 import jaxsde as js
-from jaxsde.stepping.integrators import ito_correction
+from jaxsde.stepping.integrators import INTEGRATORS, ito_correction
+from jaxsde.types import Drawn
 
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(40)
 WEIGHTS = WEIGHTS / WEIGHTS.sum()
@@ -33,8 +34,6 @@ def stepped(integrator: Any, sde: Any, h: float) -> Callable[[Any, Any], np.ndar
     chain = js.integrate(sde, integrator, dt=h)
 
     def one(x: Any, z: Any) -> Any:
-        from jaxsde.types import Drawn
-
         return chain.step(jnp.reshape(x, (1,)), Drawn(normals=jnp.reshape(z, (1,))), jnp.asarray(0.0))[0]
 
     compiled = jax.jit(jnp.vectorize(one))
@@ -64,23 +63,94 @@ def test_one_golden_step(integrator, want):
     assert abs(wrong(0.7, 0.23 / np.sqrt(0.1)) - want) > 1e-3
 
 
-@pytest.mark.parametrize(
-    "integrator,golden",
-    [
-        (js.EulerMaruyama(), (0.30517578, 0.25645081, 0.2625641)),
-        (js.Milstein(), (0.30517578, 0.25645081, 0.2625641)),
-        (js.Heun(), (0.46746612, 0.19331414, 0.20448541)),
-        (js.Platen(), (0.46746612, 0.19331414, 0.20448541)),
-    ],
-)
-def test_ornstein_uhlenbeck_exactly(integrator, golden):
-    """λ = 1.5, σ = .8, x0 = 2, T = 1, h = ¼: mean, variance, stationary variance of x' = a x + b z."""
-    step = stepped(integrator, scalar(lambda x: -1.5 * x, 0.8), 0.25)
-    a, b = step(1.0, 0.0), step(0.0, 1.0)
-    stationary = b**2 / (1 - a**2)
-    np.testing.assert_allclose((2 * a**4, stationary * (1 - a**8), stationary), golden, atol=6e-9)
-    chain = js.integrate(js.sde(lambda t, x: -1.5 * x, 0.64, dim=1), integrator, dt=0.25)
-    np.testing.assert_allclose(js.theory.stationary_covariance(chain), [[golden[2]]], atol=6e-9)
+def heun(f, b, d, x, h, w):
+    drift = lambda y: f(y) - b(y) * d(y) / 2  # noqa: E731
+    guess = x + drift(x) * h + b(x) * w
+    return x + (drift(x) + drift(guess)) * h / 2 + (b(x) + b(guess)) * w / 2
+
+
+def platen(f, b, d, x, h, w):
+    up, down, guess = x + f(x) * h + b(x) * np.sqrt(h), x + f(x) * h - b(x) * np.sqrt(h), x + f(x) * h + b(x) * w
+    return (x + (f(x) + f(guess)) * h / 2 + (b(up) + b(down) + 2 * b(x)) * w / 4
+            + (b(up) - b(down)) * (w * w - h) / 4 / np.sqrt(h))  # fmt: skip
+
+
+# one step in one dimension in NumPy: drift f, noise b with derivative d, ΔW = w (and J = ∫∫ dW ds/h)
+FORMULAS = {
+    "euler_maruyama": lambda f, b, d, x, h, w: x + f(x) * h + b(x) * w,
+    "tamed_euler": lambda f, b, d, x, h, w: x + f(x) * h / (1 + h * abs(f(x))) + b(x) * w,
+    "milstein": lambda f, b, d, x, h, w: x + f(x) * h + b(x) * w + b(x) * d(x) * (w * w - h) / 2,
+    "heun": heun,
+    "platen": platen,
+    "sra1": lambda f, b, d, x, h, w, j: x + h * (f(x) + 2 * f(x + 0.75 * h * f(x) + 1.5 * b(x) * j)) / 3 + b(x) * w,
+    "leimkuhler_matthews": lambda f, b, d, x, h, w, before: x + f(x) * h + b(x) * (w + before) / 2,
+}
+CASES = {
+    "cubic": (lambda x: x - x**3, lambda x: 0.5 + 0.2 * x, lambda x: 0.2 + 0 * x),
+    "additive": (lambda x: x - x**3 + 0.3, lambda x: 0.6 + 0 * x, lambda x: 0 * x),
+    "geometric": (lambda x: 0.5 * x, lambda x: 0.6 * x, lambda x: 0.6 + 0 * x),
+}
+
+
+def test_every_scheme_has_its_formula():
+    assert set(FORMULAS) == {n for n, e in INTEGRATORS.items() if e.drift == "any"}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", FORMULAS)
+def test_one_step_is_the_formulas(name, case):
+    """At several positions, steps and draws, to rounding; with b 5 % larger it is another number."""
+    f, b, d = CASES[case]
+    if INTEGRATORS[name].noise == "additive" and case != "additive":
+        return
+    make = lambda by: js.sde(lambda t, x: f(x), (0.6 * by) ** 2 if case == "additive" else lambda x: by * b(x), dim=1)  # noqa: E731
+    for x, h, w, second in [(0.7, 0.1, 0.23, 0.1), (-1.3, 0.04, -0.4, 0.05), (0.2, 0.3, 0.9, -0.6)]:
+        got = []
+        for by in (1.0, 1.05):
+            chain, z = js.integrate(make(by), name, dt=h), w / np.sqrt(h)
+            state, drawn = jnp.array([x]), [z]
+            if name == "sra1":
+                drawn = [z, (2 * second / np.sqrt(h) - z) * np.sqrt(3)]
+            if name == "leimkuhler_matthews":
+                state = (state, jnp.array([second / np.sqrt(h)]))
+            got.append(float(chain.position(chain.step(state, Drawn(normals=jnp.array(drawn)), 0.0))[0]))
+        more = (second,) if name in ("sra1", "leimkuhler_matthews") else ()
+        want = FORMULAS[name](f, b, d, x, h, w, *more)
+        assert abs(got[0] - want) < 1e-12 < 1e-4 < abs(got[1] - want)
+
+
+# OU of rate λ: the mean's factor a of a step of length h, and the variance it adds over σ²
+LINEAR = {
+    "euler_maruyama": lambda r, h: (1 - r * h, h),
+    "milstein": lambda r, h: (1 - r * h, h),
+    "heun": lambda r, h: (1 - r * h + (r * h) ** 2 / 2, h * (1 - r * h / 2) ** 2),
+    "platen": lambda r, h: (1 - r * h + (r * h) ** 2 / 2, h * (1 - r * h / 2) ** 2),
+    "sra1": lambda r, h: (1 - r * h + (r * h) ** 2 / 2, h * ((1 - r * h / 2) ** 2 + (r * h) ** 2 / 12)),
+    "exact_linear": lambda r, h: (np.exp(-r * h), (1 - np.exp(-2 * r * h)) / (2 * r)),
+}
+GOLDEN = {  # λ = 1.5, σ = .8, x₀ = 2, T = 1, h = ¼: mean, variance, stationary variance
+    "euler_maruyama": (0.30517578, 0.25645081, 0.2625641),
+    "heun": (0.46746612, 0.19331414, 0.20448541),
+    "sra1": (0.46746612, 0.19674575, 0.20811533),
+}
+
+
+@pytest.mark.parametrize("rate,sigma,h", [(1.5, 0.8, 0.25), (0.4, 1.7, 0.6)])
+@pytest.mark.parametrize("name", LINEAR)
+def test_ornstein_uhlenbeck_exactly(name, rate, sigma, h):
+    """Mean and variance at T = 4h from x₀ = 2, and the stationary variance, of x' = a x + b·z; a tamed step is not linear in x."""
+    assert {n for n, e in INTEGRATORS.items() if e.drift != "kinetic"} - set(LINEAR) == {"tamed_euler", "leimkuhler_matthews"}
+    chain = js.integrate(js.sde(lambda t, x: -rate * x, sigma**2, dim=1), name, dt=h)
+    one = lambda x, z: float(chain.step(jnp.array([x]), Drawn(normals=jnp.asarray(z)), 0.0)[0])  # noqa: E731
+    basis = np.eye(chain.draws.normals)
+    a, added = one(1.0, 0 * basis[0]), sum(one(0.0, e) ** 2 for e in basis)
+    want, over = LINEAR[name](rate, h)
+    np.testing.assert_allclose((a, added), (want, sigma**2 * over), rtol=1e-12)
+    stationary = added / (1 - a**2)
+    np.testing.assert_allclose(js.theory.stationary_covariance(chain), [[stationary]], rtol=1e-9)
+    if h == 0.25 and name in GOLDEN:
+        np.testing.assert_allclose((2 * a**4, stationary * (1 - a**8), stationary), GOLDEN[name], atol=6e-9)
+        assert abs(1.05 * stationary - GOLDEN[name][2]) > 1e-3  # the twin
 
 
 @pytest.mark.parametrize(
@@ -180,8 +250,6 @@ def test_milstein_covers_any_noise_in_one_dimension():
 
 @pytest.mark.parametrize("noise", [0.5, [1.0, 2.0, 3.0], np.diag([1.0, 2, 0]) + 0.3 * np.ones((3, 3))])
 def test_milstein_is_euler_maruyama_for_additive_noise(noise):
-    from jaxsde.types import Drawn
-
     sde = js.sde(lambda t, x: jnp.sin(x) + t, noise, dim=3, scale=0.4)
     chains = [js.integrate(sde, i, dt=0.1) for i in (js.EulerMaruyama(), js.Milstein())]
     z = Drawn(normals=jnp.asarray(np.random.default_rng(0).normal(size=chains[0].draws.normals)))
@@ -191,8 +259,6 @@ def test_milstein_is_euler_maruyama_for_additive_noise(noise):
 
 def test_no_noise_and_time():
     """Gradient flow draws nothing; a drift sees the time k dt, and Heun the end of the step too."""
-    from jaxsde.types import Drawn
-
     flow = js.gradient_flow(js.potential(lambda x: jnp.sum(x**2) / 2, np.ones(2)))
     for integrator, factor in [(js.EulerMaruyama(), 0.9), (js.Milstein(), 0.9), (js.Heun(), 0.905)]:
         chain = js.integrate(flow, integrator, dt=0.1)
@@ -205,8 +271,6 @@ def test_no_noise_and_time():
 
 
 def test_equal_to_diffrax_on_the_same_increments():
-    from jaxsde.types import Drawn
-
     h, x = 0.1, jnp.array([0.7, -0.4])
     f = lambda t, x: x - x**3 + jnp.cos(t) * x[::-1]  # noqa: E731
     b = lambda x: 0.5 + 0.2 * jnp.sin(x)  # noqa: E731
@@ -238,8 +302,6 @@ def test_equal_to_diffrax_on_the_same_increments():
 
 def test_sra1_is_diffrax_on_the_same_path():
     """Increment and space–time Lévy area H of a path: J = ∫∫ dW ds/h = H + ½ ΔW; three steps of a drift that depends on time."""
-    from jaxsde.types import Drawn
-
     h, x = 0.1, jnp.array([0.7, -0.4])
     f = lambda t, x: x - x**3 + jnp.cos(t) * x[::-1]  # noqa: E731
     root = jnp.array([[0.5, 0.0], [0.2, 0.3]])
