@@ -134,6 +134,41 @@ def test_weak_errors_of_the_models_of_sgd():
         assert got.errors["order 1"]["half square"][0].value > 5 * got.errors["order 1"]["half square"][0].stderr
 
 
+def test_a_model_with_many_noises_is_extrapolated():
+    """Twelve noises: two steps of Euler–Maruyama along a path. Order 2 of ten parameters against the exact second moments, whose
+    equations NumPy solves, and not those of order 1."""
+    from scipy.integrate import solve_ivp
+
+    from jaxsde.stepping.couplings import TwoLevels
+    from jaxsde.weak_order import _integrated
+
+    rng, n, d, eta = np.random.default_rng(0), 12, 10, 0.25
+    x, y = rng.normal(size=(n, d)) * 0.45, rng.normal(size=n)
+    problem = js.finite_sum(lambda p, e: 0.5 * (e[0] @ p - e[1]) ** 2, (x, y), np.ones(d))
+    sde = js.sgd_sde(problem, learning_rate=eta, order=2)
+    chain = _integrated(sde, eta)
+    assert isinstance(chain, TwoLevels) and sde.noise.dim == n
+    run = js.simulate(chain, np.ones(2 * d), key=js.key(0), chains=1 << 16, steps=4)
+    h, c = x.T @ x / n, x.T @ y / n
+
+    def truth(k):
+        """E |x|² of the SDE of drift −k ∇L."""
+
+        def rhs(t, v):
+            m, s = v[:d], v[d:].reshape(d, d)
+            square = np.einsum("ni,ij,nj->n", x, s, x) - 2 * y * (x @ m) + y * y
+            noise = np.einsum("ni,nj,n->ij", x, x, square) / n - (h @ s @ h - h @ np.outer(m, c) - np.outer(c, m) @ h + np.outer(c, c))
+            drift = -k @ (h @ s - np.outer(c, m))
+            return np.concatenate([-k @ (h @ m - c), (drift + drift.T + eta * noise).ravel()])
+
+        v = solve_ivp(rhs, (0, 1), np.concatenate([np.ones(d), np.ones(d * d)]), rtol=1e-10).y[:, -1]
+        return np.trace(v[d:].reshape(d, d))
+
+    values = np.asarray(jax.vmap(js.extrapolated(lambda q: jnp.sum(q**2), chain))(jnp.asarray(run.positions)), float)
+    reach = 5 * values.std() / np.sqrt(len(values))
+    assert abs(values.mean() - truth(np.eye(d) + eta / 2 * h)) < reach < abs(values.mean() - truth(np.eye(d)))
+
+
 def test_weak_errors_are_drawn_and_checked(tmp_path):
     p = well()
     got = js.weak_error(p, [0.5, 0.25], {"square": lambda q: q[0] ** 2, "x": lambda q: q[0]}, 1.0, key=js.key(0), chains=4096, methods=("order 1", "svag"))

@@ -108,6 +108,26 @@ def test_an_integrator_by_its_name():
         js.Milstein(terms=-1)
 
 
+def test_a_config_names_any_that_fits():
+    from jaxsde import config
+    from jaxsde.errors import ExperimentError
+
+    def load(**given):
+        return config.load(None, {k.replace("__", "."): (f"--{k}", v) for k, v in given.items()})
+
+    assert load(sde__integrator="platen").sde.integrator == "platen"
+    assert load(sde__integrator="sra1", loss__name="double_well").sde.integrator == "sra1"
+    assert load(sde__integrator="sra1", sgd__sampling="full_batch").sde.integrator == "sra1"
+    for name, words in (("sra1", "noise is general; choose one of euler_maruyama, heun, tamed_euler, platen"), ("baoab", "choose one of"),
+                        ("milstein", "choose one of"), ("huen", "must be one of euler_maruyama, heun")):  # fmt: skip
+        with pytest.raises(ExperimentError, match=words):
+            load(sde__integrator=name)
+    for sampling in ("shuffle_once", "cyclic"):
+        assert load(sgd__sampling=sampling).sgd.sampling == sampling
+    with pytest.raises(ExperimentError, match=r"must be one of with_replacement, .*three_point$"):
+        load(sgd__sampling="alpha_stable")
+
+
 SCRATCH = """
 
 @struct

@@ -6,7 +6,7 @@
 | without_replacement  | mean over B distinct examples, fresh at every step           | Σ/B · (n−B)/(n−1)        |
 | random_reshuffling   | the next B of a permutation, new every ⌊n/B⌋ steps           | the same, and correlated |
 | shuffle_once         | the next B of one permutation, drawn once per chain          | the same, and periodic   |
-| cyclic               | the next B in the order of the data                          | the same, on average over orders of the data |
+| cyclic               | the next B in the order of the data                          | the same, averaged over orders of the data |
 | full_batch           | ∇L                                                           | 0                        |
 | gaussian             | ∇L + (Σ/B)^½ z, z standard normals                           | Σ/B                      |
 | two_point            | the same with z = ±1                                         | Σ/B                      |
@@ -224,8 +224,10 @@ def noise_factor(grad: Any) -> float:
     if isinstance(grad, Svag):
         return grad.l * noise_factor(grad.gradient)
     if isinstance(grad, Surrogate):
-        return 1.0 / int(grad.batch_size)
-    return noises.batch_factor(int(grad.batch_size), grad.problem.examples, grad.sampling)
+        return 1.0 / grad.batch_size
+    if isinstance(grad, FullBatch):
+        return 0.0
+    return noises.batch_factor(grad.batch_size, grad.problem.examples, grad.sampling)
 
 
 def noise_of(grad: Any) -> Any:
