@@ -18,9 +18,9 @@ from .estimate import CONFIDENCE, Estimate
 from .stepping.chains import integrate, sgd, svag
 from .stepping.couplings import TwoLevels, extrapolated, two_levels
 from .stepping.integrators import EulerMaruyama, Heun, Platen
+from .theory.minimum import minimum
 
 METHODS = ("order 1", "order 2", "frozen", "svag")
-_PLATEN = 8  # noises beyond which two Euler–Maruyama paths, extrapolated, are cheaper than Platen's work with every pair of them
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ class WeakErrors:
                 axes.errorbar(eta, value, reach, fmt="osD^"[i % 4], ms=5, capsize=3, label=label)
             top = max(e.value for of in self.errors.values() for e in of[name])
             for power in (1, 2):
-                axes.plot(eta, top * (eta / eta.max()) ** power, color="0.7", lw=1, ls=("-", "--")[power - 1], zorder=0)
+                line = top * (eta / eta.max()) ** power
+                axes.plot(eta, line, color="0.7", lw=1, ls=("-", "--")[power - 1], zorder=0, label=f"slope {power}")
             axes.set(xscale="log", yscale="log", xlabel="learning rate η", title=f"f = {name}")
             axes.set_xticks(eta, [f"{e:g}" for e in eta])
             axes.minorticks_off()
@@ -90,9 +91,9 @@ def weak_error(
 ) -> WeakErrors:
     """|E f(SGD) − E f(model)| at a fixed time t = Σ η, with intervals, for the models named in `methods`:
 
-    "order 1" and "order 2" (`sgd_sde`), "frozen" (order 1 with Σ held at its value at `frozen_at`, by default the start), and
-    "svag" with its `l`. The SDEs are integrated with step η/`substeps`, by Heun's rule for constant noise, Platen's scheme up
-    to 8 noises, and Euler–Maruyama at two steps along one path, extrapolated, beyond: all of weak order 2. An error
+    "order 1" and "order 2" (`sgd_sde`), "frozen" (order 1 with Σ held at its value at `frozen_at`, by default the minimum Φ*), and
+    "svag" with its `l`. The SDEs are integrated with step η/`substeps`, by Heun's rule for constant noise, Platen's scheme for
+    diagonal noise, and Euler–Maruyama at two steps along one path, extrapolated, for any other: all of weak order 2. An error
     below twice its standard error says no more than that; the slope over η is left out where one is.
 
     Source: Li, Tai and E (2019), J. Mach. Learn. Res. 20, 40; Li, Malladi and Arora (2021).
@@ -108,7 +109,7 @@ def weak_error(
             near = time / max(round(time / eta), 1) if eta > 0 else time
             raise ValueError(f"learning rate {eta:g} does not divide time {time:g} into whole steps: the nearest is {near:.6g}")
     x0 = problem.start if start is None else flat(problem, start)
-    held = x0 if frozen_at is None else frozen_at
+    held = _centre(problem, x0) if frozen_at is None and "frozen" in methods else frozen_at
     sampling = sampling or ("with_replacement" if problem.examples else "gaussian")
     errors: dict[str, dict[str, list[Estimate]]] = {m: {f: [] for f in observables} for m in methods}
     for i, eta in enumerate(rates):
@@ -145,12 +146,19 @@ def weak_error(
     return WeakErrors(rates, float(time), errors, slopes)
 
 
+def _centre(problem: Any, x0: Any) -> Any:
+    try:
+        return jnp.asarray(minimum(problem), x0.dtype)
+    except ValueError as error:
+        raise ValueError(f"Σ cannot be held at a minimum ({error}): give frozen_at, or leave out the method frozen") from None
+
+
 def _integrated(model: Any, dt: float) -> Any:
     if model.noise.kind in ("none", "additive"):
         return integrate(model, Heun(), dt=dt)
-    if model.noise.dim <= _PLATEN or model.noise.kind == "diagonal":
+    if model.noise.kind == "diagonal":
         return integrate(model, Platen(noise="three_point"), dt=dt)
-    return two_levels(model, EulerMaruyama(), dt=dt)
+    return two_levels(model, EulerMaruyama(), dt=dt)  # three evaluations of Σ a step, where Platen's scheme has nine and more
 
 
 def _distance(gap: float, error: float, chains: int) -> Estimate:

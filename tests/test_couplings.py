@@ -121,7 +121,8 @@ def test_weak_errors_of_the_models_of_sgd():
             from scipy.linalg import expm
 
             k = 1 + eta * h / 2 if order == 2 else 1.0
-            noise = (0.0, 0.0, m4 * 4 - 2 * m3 * 2 + m2) if frozen else (m4, -2 * m3, m2)
+            star = c1 / h
+            noise = (0.0, 0.0, m4 * star**2 - 2 * m3 * star + m2) if frozen else (m4, -2 * m3, m2)
             g = np.array([[0, 0, 0], [k * c1, -k * h, 0], [eta * noise[2], 2 * k * c1 + eta * noise[1], -2 * k * h + eta * noise[0]]])
             return (expm(2 * g) @ np.array([1.0, 2.0, 4.0]))[2] / 2
 
