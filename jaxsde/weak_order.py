@@ -50,7 +50,7 @@ class WeakErrors:
         from matplotlib.figure import Figure
 
         names = list(next(iter(self.errors.values())))
-        figure = Figure(figsize=(4.6 * len(names), 3.8), layout="constrained")
+        figure = Figure(figsize=(4.8 * len(names), 4.6), layout="constrained")
         panels = figure.subplots(1, len(names), squeeze=False)[0]
         eta = np.asarray(self.learning_rates)
         for axes, name in zip(panels, names, strict=True):
@@ -67,7 +67,9 @@ class WeakErrors:
             axes.set(xscale="log", yscale="log", xlabel="learning rate η", title=f"f = {name}")
             axes.set_xticks(eta, [f"{e:g}" for e in eta])
             axes.minorticks_off()
-            axes.legend(fontsize=8, frameon=False)
+            known = [max(e.value, e.stderr) for of in self.errors.values() for e in of[name]]
+            axes.set_ylim(min(known) / 2 or None, 2 * max(known) or None)  # bars that reach 0 end below
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=8, frameon=False)
         panels[0].set_ylabel(f"|E f(SGD) − E f(model)| at t = {self.time:g}")
         figure.savefig(file, dpi=150)
         return Path(file)

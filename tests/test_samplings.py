@@ -196,13 +196,17 @@ def test_stable_noise_where_its_tail_is():
     p = js.potential(lambda x: jnp.sum(x**2) / 2, np.zeros(1))
     for alpha in (0.8, 1.0, 1.5, 2.0):
         chain = js.sgd(p, learning_rate=0.1, sampling="alpha_stable", alpha=alpha)
-        for a, b in ((-1.2, 1e-4), (-1.2, -1e-6), (-0.3, 1e-7), (1.0, 1e-8), (0.5, -0.7), (-1e-3, 2.0)):
-            got = float(chain.gradient(jnp.zeros(1), Drawn(normals=jnp.array([a, b], jnp.float32)), 0.0)[0])
-            v, w = np.arctan2(b, a) / 2, (a * a + b * b) / 2
+        for a, b in ((1e-4, -1.2), (1e-6, 1.2), (-1e-7, 0.3), (1.0, 1e-8), (0.5, -0.7), (-0.7, 0.5), (-1e-3, 2.0)):
+            z = jnp.array([a, b], jnp.float32)
+            got, mirrored = (float(chain.gradient(jnp.zeros(1), Drawn(normals=s * z), 0.0)[0]) for s in (1, -1))
+            v, w = np.sign(b) * np.arctan2(abs(b), abs(a)), (a * a + b * b) / 2
             want = np.sin(alpha * v) / np.cos(v) ** (1 / alpha) * (np.cos((1 - alpha) * v) / w) ** ((1 - alpha) / alpha) / np.sqrt(2)
             np.testing.assert_allclose(got, want, rtol=1e-5)
-        for b in (0.0, -0.0):
-            assert np.isfinite(float(chain.gradient(jnp.zeros(1), Drawn(normals=jnp.array([-1.0, b], jnp.float32)), 0.0)[0]))
+            assert mirrored == -got
+            if alpha == 2:
+                np.testing.assert_allclose(got, b, rtol=1e-5)
+        for a in (0.0, -0.0):
+            assert np.isfinite(float(chain.gradient(jnp.zeros(1), Drawn(normals=jnp.array([a, 1.0], jnp.float32)), 0.0)[0]))
 
 
 def test_stable_noise_in_two_dimensions():

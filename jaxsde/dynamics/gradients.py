@@ -79,8 +79,8 @@ class StableSurrogate:
     """ĝ = ∇L + (Σ/B)^½ ξ with independent, symmetric α-stable entries: heavy tails, standard normal at α = 2.
 
     E e^{ikξ} = e^{−|k/√2|^α}; ξ by Chambers, Mallows and Stuck (1976), J. Am. Stat. Assoc. 71, 340: with V uniform on
-    (−π/2, π/2) and W exponential, ξ√2 = sin(αV)/(cos V)^{1/α} · (cos((1 − α)V)/W)^{(1−α)/α}. Two normals make both: half the
-    angle and half the squared length. Where Σ is not diagonal the law depends on the root taken, and not on Σ alone.
+    (−π/2, π/2) and W exponential, ξ√2 = sin(αV)/(cos V)^{1/α} · (cos((1 − α)V)/W)^{(1−α)/α}. Two normals make both: the
+    angle of their sizes and half their squared length. Where Σ is not diagonal the law depends on the root taken, not on Σ alone.
     """
 
     problem: Any
@@ -93,9 +93,11 @@ class StableSurrogate:
     def __call__(self, phi: Float[Array, " d"], drawn: Drawn, k: Any) -> Float[Array, " d"]:
         a, b = jnp.split(drawn.normals, 2)
         alpha = jnp.asarray(self.alpha, phi.dtype)
-        # |V| is the angle δ, or π/2 − δ where a < 0; there V near π/2, the tail, is worked out from δ, which has all its digits
-        delta = jnp.maximum(jnp.arctan2(jnp.abs(b), jnp.abs(a)) / 2, 2.0**-34)  # b may be 0
-        w, far = (a * a + b * b) / 2, a < 0
+        # |V| is the angle of (|a|, |b|), and the sign that of b: then −z gives −ξ. δ is |V|, or π/2 − |V| where that is smaller:
+        # the tail is where |V| is near π/2, and δ has all its digits there
+        size_a, size_b = jnp.abs(a), jnp.abs(b)
+        delta = jnp.arctan2(jnp.minimum(size_a, size_b), jnp.maximum(size_a, size_b))
+        delta, w, far = jnp.maximum(delta, 2.0**-33), (a * a + b * b) / 2, size_b > size_a  # a may be 0
         rest = (2 - alpha) * (np.pi / 2)
         sine = jnp.sin(jnp.where(far, rest + alpha * delta, alpha * delta))  # sin α|V|
         other = jnp.sin(jnp.where(far, rest + (alpha - 1) * delta, np.pi / 2 + (1 - alpha) * delta))  # cos (1 − α)V
