@@ -71,7 +71,7 @@ def test_two_levels_follow_one_path_and_extrapolate():
     x = run.positions
     assert np.corrcoef(x[:, 0], x[:, 1])[0, 1] > 0.95
     for integrator in (js.SRA1(), js.EulerMaruyama(noise="two_point"), js.ExactLinear(), js.LeimkuhlerMatthews()):
-        with pytest.raises(ValueError, match="increments of a Brownian path"):
+        with pytest.raises(ValueError, match=r"increments of a Brownian path.*: use EulerMaruyama\(\), Heun\(\), TamedEuler\(\), Milstein\(\), Platen\(\)$"):
             js.two_levels(sde, integrator, dt=0.1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -39,13 +40,14 @@ def check(integrator: Any, sde: SDE) -> None:
         raise ValueError(f"{entry.function.__name__} {reason}: use {', '.join(that_fit(sde))}")
 
 
-def that_fit(sde: SDE) -> list[str]:
-    """The integrators that take this SDE, as one writes them: `["EulerMaruyama()", …]`."""
+def that_fit(sde: SDE, also: Callable[[Any], bool] = lambda integrator: True) -> list[str]:
+    """The integrators that take this SDE, and of which `also` is true, as one writes them: `["EulerMaruyama()", …]`."""
     found = []
     for entry in INTEGRATORS.values():
         for settings in ({}, entry.needs.get(sde.noise.kind)):
-            if settings is not None and not _misfit(entry, entry(**settings), sde):
-                found.append(f"{entry.function.__name__}({', '.join(f'{k}={v}' for k, v in settings.items())})")
+            if settings is not None and not _misfit(entry, one := entry(**settings), sde):
+                written = f"{entry.function.__name__}({', '.join(f'{k}={v}' for k, v in settings.items())})"
+                found += [written] if also(one) else []
                 break
     return found
 
