@@ -9,9 +9,10 @@ import pytest
 
 from jaxsde.catalogue import CATALOGUES, Parameter, arithmetic, catalogue, check, did_you_mean, read
 from jaxsde.problems import DATASETS, LOSSES, POTENTIALS
+from jaxsde.reproduce import PAPERS
 from jaxsde.stepping.integrators import INTEGRATORS
 
-IMPORTED = {"losses": LOSSES, "potentials": POTENTIALS, "data": DATASETS, "integrators": INTEGRATORS}
+IMPORTED = {"losses": LOSSES, "potentials": POTENTIALS, "data": DATASETS, "integrators": INTEGRATORS, "papers": PAPERS}
 
 
 def functions(entry):

@@ -95,7 +95,9 @@ class StableSurrogate:
         alpha = jnp.asarray(self.alpha, phi.dtype)
         v, w = jnp.arctan2(b, a) / 2, (a * a + b * b) / 2
         tail = (jnp.cos((1 - alpha) * v) / w) ** ((1 - alpha) / alpha)
-        xi = jnp.sin(alpha * v) / jnp.cos(v) ** (1 / alpha) * tail * np.sqrt(0.5)
+        # the angle nearest to ±π/2 may round beyond it: a cosine below zero has no power, and a chain would die of a draw
+        upright = jnp.maximum(jnp.cos(v), jnp.finfo(phi.dtype).eps / 4)
+        xi = jnp.sin(alpha * v) / upright ** (1 / alpha) * tail * np.sqrt(0.5)
         return self.problem.grad(phi) + self.noise.product(phi, xi)
 
 
