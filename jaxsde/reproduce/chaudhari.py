@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
 from ..catalogue import Count, Positive
 from ..engine.simulate import simulate
+from ..problems.potentials import quadratic
 from ..problems.problem import potential
 from ..report.style import COLOURS, GIBBS, INK, canvas, number, panel, styled
 from ..statistics import Autocovariance
@@ -20,6 +20,10 @@ from .statement import Entry, Statement, vector
 _H = np.array([[2.0, 0.6], [0.6, 0.5]])
 _C = np.array([[1.0, -0.4], [-0.4, 0.3]])
 _ETA = 0.02
+
+
+def _loss(phi: Any) -> Any:
+    return quadratic(phi, hessian=tuple(map(tuple, _H.tolist())))
 
 
 def _kl(s: np.ndarray) -> float:
@@ -34,11 +38,8 @@ def chaudhari(key: Any, *, chains: Count = 4096, noise: Positive = 1.0) -> State
     A quadratic loss in the plane, noise whose covariance does not commute with H; SGD at η = .02. The area rate is the mean
     signed area that Φ sweeps a unit time; entropy production is that of the current. `noise` multiplies the C of what runs.
     """
-    h = jnp.asarray(_H)
-
     def made(factor: float) -> Any:
-        problem = potential(lambda phi: 0.5 * phi @ h.astype(phi.dtype) @ phi, np.zeros(2), noise_covariance=factor * _C)
-        return sgd(problem, learning_rate=_ETA)
+        return sgd(potential(_loss, np.zeros(2), noise_covariance=factor * _C), learning_rate=_ETA)
 
     run = simulate(
         made(noise), np.zeros(2), key=key, chains=chains, burn_in=2500, steps=4000, statistics={"lagged": Autocovariance((0, 1))}

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from ..catalogue import Count, Positive
 from ..engine.simulate import simulate
+from ..problems.finite_sums import squared_error
 from ..problems.problem import finite_sum
 from ..report.style import MUTED, canvas, panel, side_labels, styled
 from ..statistics import Autocovariance
@@ -42,7 +43,7 @@ def kunin(key: Any, *, chains: Count = 4096, noise: Positive = 1.0) -> Statement
 
     def made(factor: float) -> Any:
         labels = np.sqrt(factor) * _SIGMA * np.r_[np.ones(len(x)), -np.ones(len(x))]
-        problem = finite_sum(lambda p, e: 0.5 * (e[0] @ p - e[1]) ** 2, (rows, labels), np.zeros(2))
+        problem = finite_sum(squared_error, (rows, labels), np.zeros(2))
         return sgd(problem, learning_rate=_ETA, batch_size=_BATCH, optimizer=functools.partial(optax.sgd, momentum=_BETA))
 
     run = simulate(

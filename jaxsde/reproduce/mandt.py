@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
 from ..catalogue import Count, Positive
 from ..engine.simulate import simulate
 from ..estimate import jackknife_many
+from ..problems.potentials import quadratic
 from ..problems.problem import potential
 from ..report.style import MUTED, canvas, panel, styled
 from ..statistics import Covariance
@@ -24,6 +24,10 @@ _H = np.array([[1.0, 0.3], [0.3, 2.0]])
 _C = np.array([[2.0, -0.5], [-0.5, 0.6]])
 _N, _S = 1000, 1  # data points, minibatch
 _FACTORS = np.array([0.4, 0.6, 0.8, 1.0, 1.3, 1.8, 2.6])  # learning rates, in units of the best
+
+
+def _loss(phi: Any) -> Any:
+    return quadratic(phi, hessian=tuple(map(tuple, _H.tolist())))
 
 
 def _half(covariance: np.ndarray) -> np.ndarray:
@@ -47,9 +51,7 @@ def mandt(key: Any, *, chains: Count = 4096, noise: Positive = 1.0) -> Statement
     """
     best = 2 * _S / _N * len(_H) / np.trace(_C)
     rates = best * _FACTORS
-    h = jnp.asarray(_H)
-    problem = potential(lambda phi: 0.5 * phi @ h.astype(phi.dtype) @ phi, np.zeros(2), noise_covariance=noise * _C)
-    honest = potential(lambda phi: 0.5 * phi @ h.astype(phi.dtype) @ phi, np.zeros(2), noise_covariance=_C)
+    problem, honest = (potential(_loss, np.zeros(2), noise_covariance=factor * _C) for factor in (noise, 1.0))
     sources = []
     for i, rate in enumerate(rates):
         relax = round(1 / (rate * np.linalg.eigvalsh(_H)[0]))  # steps

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from ..catalogue import Count, Positive
 from ..engine.simulate import iterate
+from ..problems.finite_sums import squared_error
 from ..problems.problem import finite_sum
 from ..report.style import MUTED, canvas, panel, side_labels, styled
 from ..stepping.chains import sgd
@@ -55,7 +56,7 @@ def paquette(key: Any, *, chains: Count = 1024, noise: Positive = 1.0) -> Statem
     K(t) = η tr(H² e^{−2Ht}). `noise` multiplies the covariance of the gradient that runs.
     """
     x, y, start = _data()
-    problem = finite_sum(lambda p, e: 0.5 * (e[0] @ p - e[1]) ** 2, (x, y), start)
+    problem = finite_sum(squared_error, (x, y), start)
     chain = sgd(problem, learning_rate=_ETA)
     if noise != 1:
         chain = replace(chain, gradient=Louder(chain.gradient, jnp.sqrt(noise)))

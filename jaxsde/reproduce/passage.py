@@ -65,7 +65,8 @@ def exit_steps(
     renewed = Renewed(chain, begin, below, above, last, chain.draws)
     limit = min(20 * horizon, _COUNTED)
     resting = np.zeros(chains, bool)
-    for run in iterate(renewed, np.array([start, 0.0, 0.0], np.float32), key=key, chains=chains, steps=limit):
+    origin, chunk = np.array([start, 0.0, 0.0], np.float32), max(horizon // 3, 1)
+    for run in iterate(renewed, origin, key=key, chains=chains, steps=limit, chunk=chunk):
         x, steps, exits = run.positions.T
         resting = x >= np.float32(high)
         if resting.all():

@@ -140,6 +140,6 @@ SIMSEKLI = {
         title="A Tail-Index Analysis of Stochastic Gradient Noise in Deep Neural Networks",
         where="ICML, PMLR 97, 5827",
         year=2019,
-        quick={"chains": 512, "passages": 6},
+        quick={"chains": 256, "passages": 6},
     )
 }

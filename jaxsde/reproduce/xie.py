@@ -166,6 +166,6 @@ XIE = {
         title="A Diffusion Theory For Deep Learning Dynamics: Stochastic Gradient Descent Exponentially Favors Flat Minima",
         where="ICLR",
         year=2021,
-        quick={"chains": 256, "passages": 8},
+        quick={"chains": 192, "passages": 4},
     )
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -10,6 +11,8 @@ from matplotlib.figure import Figure
 
 from ..catalogue import Count, Positive
 from ..engine.simulate import iterate
+from ..problems.finite_sums import squared_error
+from ..problems.potentials import quadratic
 from ..problems.problem import finite_sum, potential
 from ..report.style import canvas, panel, side_labels, styled
 from ..stepping.chains import sgd
@@ -26,8 +29,14 @@ def _design() -> np.ndarray:
     return x @ np.linalg.qr(rng.normal(size=(_DIM, _DIM)))[0]
 
 
-def _squared(p: Any, e: Any) -> Any:
-    return 0.5 * (e[0] @ p - e[1]) ** 2
+def _loss(phi: Any) -> Any:
+    """The loss above its minimum."""
+    return quadratic(phi, hessian=tuple(map(tuple, _hessian().tolist())))
+
+
+@functools.cache
+def _hessian() -> Any:
+    return _design().T @ _design() / _ROWS
 
 
 def zhu(key: Any, *, chains: Count = 32768, noise: Positive = 1.0) -> Statement:
@@ -37,11 +46,11 @@ def zhu(key: Any, *, chains: Count = 32768, noise: Positive = 1.0) -> Statement:
     there. Beside it, gradient descent with Gaussian noise of covariance (tr Σ/d) I. `noise` multiplies SGD's Σ at the minimum.
     """
     x = _design()
-    rows, h = np.concatenate([x, x]), x.T @ x / _ROWS
+    rows, h = np.concatenate([x, x]), _hessian()
     residuals = np.sqrt(noise) * np.r_[np.ones(_ROWS), -np.ones(_ROWS)]
-    real = finite_sum(_squared, (rows, residuals), np.zeros(_DIM))
+    real = finite_sum(squared_error, (rows, residuals), np.zeros(_DIM))
     level = float(np.trace(h)) / _DIM
-    round_ = potential(lambda phi: 0.5 * phi @ jax.numpy.asarray(h, phi.dtype) @ phi, np.zeros(_DIM), noise_covariance=level)
+    round_ = potential(_loss, np.zeros(_DIM), noise_covariance=level)
     every, times, courses, groups = _STEPS // 20, [0.0], [], []
     for i, problem in enumerate((real, round_)):
         course = [np.zeros(chains)]
@@ -75,7 +84,7 @@ def zhu(key: Any, *, chains: Count = 32768, noise: Positive = 1.0) -> Statement:
                 axes.plot(t, formula[i], color=colour, lw=1.2)
                 axes.plot(t, t / 2 * _ETA * np.trace(h @ (h, level * np.eye(_DIM))[i]), color=colour, lw=0.8, ls=DASHES)
                 dots(axes, t, whole, i, colour=colour, size=3)
-            axes.set(xlabel="time t = Σ η", ylabel="E L(θₜ) − L(θ₀)", xlim=(0, t[-1]), ylim=(0, 1.15 * formula.max()))
+            axes.set(xlabel="time t = Σ η", ylabel="E L(θₜ) − L(θ₀)", xlim=(0, _ETA * _STEPS), ylim=(0, 1.15 * formula.max()))
             side_labels(axes, [(formula[i, -1], *name) for i, name in enumerate(names)])
             return made
 
