@@ -99,7 +99,7 @@ def azizian(key: Any, *, chains: Count = 16384, noise: Positive = 1.0) -> Statem
                 energy -= energy.min()
                 axes.plot(x, energy, color=colour, lw=1.4)
                 top = (0.0, float(np.interp(0.0, x, energy)))
-                word(axes, name, top, (0, 4 if colour == MEASURED else -22), colour, ha="center")
+                word(axes, name, top, (0, 4 if colour == MEASURED else -34), colour, ha="center")
             word(axes, "loss", (0.0, _loss(0.0)), (-3, 4), INK)
             axes.set(xlabel="Φ", ylim=(-0.1, 1.4))
             right = panel(figure, 4.05, 0.45, 2.6, 2.1)
