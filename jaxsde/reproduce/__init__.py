@@ -3,8 +3,8 @@
     from jaxsde.reproduce import PAPERS, reproduce
     print(reproduce("mandt"))
 
-`statement.py` is what a statement is and when it passes; `passage.py` first passages on the line; the rest is a file a paper, with
-its entry at the foot.
+`statement.py` is what a statement is and when it passes, `passage.py` first passages on the line, `figures.py` what the figures
+share; the rest is a file a paper, with its entry at the foot.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def zhu(key: Any, *, chains: Count = 32768, noise: Positive = 1.0) -> Statement:
                 axes.plot(t, formula[i], color=colour, lw=1.2)
                 axes.plot(t, t / 2 * _ETA * np.trace(h @ (h, level * np.eye(_DIM))[i]), color=colour, lw=0.8, ls=DASHES)
                 dots(axes, t, whole, i, colour=colour, size=3)
-            axes.set(xlabel="time t = Σ η", ylabel="E L(θₜ) − L(θ₀)", xlim=(0, 1.02 * _ETA * _STEPS), ylim=(0, 1.15 * formula.max()))
+            axes.set(xlabel="time t = Σ η", ylabel="E L(θₜ) − L(θ₀)", xlim=(0, 1.02 * t[-1]), ylim=(0, 1.15 * formula.max()))
             side_labels(axes, [(formula[i, -1], *name) for i, name in enumerate(names)])
             return made
 
