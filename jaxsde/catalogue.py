@@ -40,6 +40,12 @@ CATALOGUES: dict[str, tuple[str, str, str]] = {
         "ITO STRONG WEAK KINETIC",
         "steps of an SDE, for jaxsde.integrate and [sde] integrator",
     ),
+    "papers": (
+        "reproduce/mandt.py reproduce/chaudhari.py reproduce/zhu.py reproduce/xie.py reproduce/simsekli.py reproduce/kunin.py "
+        "reproduce/paquette.py reproduce/azizian.py",
+        "MANDT CHAUDHARI ZHU XIE SIMSEKLI KUNIN PAQUETTE AZIZIAN",
+        "papers whose one computable statement jaxsde reproduce measures",
+    ),
 }
 
 

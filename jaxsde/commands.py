@@ -1,4 +1,4 @@
-"""What each command does: run | sweep | list | doctor | report | bench."""
+"""What each command does: run | sweep | reproduce | list | doctor | report | bench."""
 
 from __future__ import annotations
 
@@ -126,6 +126,45 @@ def sweep(options: cli.Sweep) -> int:
     return 0
 
 
+def reproduce(options: cli.Reproduce) -> int:
+    """`jaxsde reproduce`: the statement of one paper or of all, a figure for each, and 1 where one fails."""
+    papers = catalogue("papers")
+    if options.paper is None or options.paper not in (*papers, "all"):
+        reason = f"{'no such paper' if options.paper else 'names no paper'}; {did_you_mean(options.paper or '', [*papers, 'all'])}"
+        raise ExperimentError(reason, file="command line", key="reproduce", value=options.paper or "")
+    text = options.seed or "0"
+    seed = int(text) if text.isascii() and text.isdecimal() else -1
+    if not 0 <= seed < 2**64:
+        raise ExperimentError("must be a whole number from 0 to 2^64 - 1", file="command line", key="--seed", value=options.seed)
+    names = list(papers) if options.paper == "all" else [options.paper]
+    out = output.take(
+        options.out, f"reproduce-{options.paper}", force=options.force,
+        error=lambda reason, **fields: ExperimentError(reason, key="out", **fields),
+    )  # fmt: skip
+    with out:
+        _quiet()
+        _start_jax(Experiment())
+        module, random, style = (importlib.import_module(f".{n}", __package__) for n in ("reproduce", "random", "report.style"))
+        statements = {}
+        for name in names:
+            say(f"{name}: {module.PAPERS[name].reference}")
+            found = module.reproduce(name, key=random.key(seed))
+            (out.staging / f"{name}.png").write_bytes(style.files(found.draw())["png"])
+            statements[name] = {"reference": module.PAPERS[name].reference, **found.to_json()}
+            if not options.json:
+                print(found, flush=True)
+        failed = [name for name, told in statements.items() if not told["passed"]]
+        files = [*(f"{name}.png" for name in names), output.RESULT]
+        result = output.plain({"ok": not failed, "seed": seed, "papers": statements, "out": str(out.path), "files": files})
+        output.write_json(out.staging / output.RESULT, result)
+        out.publish()
+    if options.json:
+        print(json.dumps(result, ensure_ascii=False, allow_nan=False), flush=True)
+    told = f"{len(failed)} of {len(names)} failed: {', '.join(failed)}" if failed else f"{len(names)} of {len(names)} passed"
+    say(f"{told}; the figures are in {out.path}")
+    return FAILED_CHECK if failed else 0
+
+
 def _several(text: str | None, name: str, kind: Any, default: list[Any]) -> list[Any]:
     """`0.01,0.02` -> [0.01, 0.02]."""
     if text is None:
@@ -152,7 +191,7 @@ def list_(options: cli.List) -> int:
                 entry.name: {
                     "summary": entry.summary,
                     "parameters": {p.name: p.default for p in entry.parameters.values()},
-                    **({"settings": entry.settings} if name in ("integrators", "samplings") else {}),
+                    **({"settings": entry.settings} if name in ("integrators", "samplings", "papers") else {}),
                 }
                 for entry in catalogue(name).values()
             }
@@ -167,6 +206,7 @@ def list_(options: cli.List) -> int:
             told = ", ".join(f"{p.name} = {p.default}" for p in entry.parameters.values())
             lines.append(f"  {entry.name:<20} {entry.summary}" + (f"  [{told}]" if told else ""))
             lines += [f"  {'':<20} {entry.settings['says']}"] if "says" in entry.settings else []
+            lines += [f"  {'':<20} {line}" for line in _declared(entry.settings)]
         if name == "integrators":
             lines += ["", "  Strong/weak orders by kind of noise:", *_table(catalogue(name).values())]
         lines.append("")
@@ -188,6 +228,11 @@ def _table(entries: Iterable[Listed]) -> list[str]:
         rows.append([entry.name, s["calculus"], s["noise"], drift, *orders, laws])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  " + "  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _declared(settings: dict[str, Any]) -> list[str]:
+    """Where a paper is; nothing for other things."""
+    return ["{authors} ({year}), {title}, {where}".format(**settings)] if "authors" in settings else []
 
 
 def _native() -> str:
