@@ -227,11 +227,11 @@ def test_the_oscillator_is_the_small_step_limit(monkeypatch):
 
 
 def test_a_stable_draw_at_the_end_of_its_range_is_a_number():
-    """Two normals (−1, 0) have the angle π, of which half is π/2, whose cosine rounds below zero."""
+    """Two normals (0, −1) have the angle −π/2, whose cosine is no power's base where it rounds to zero or below."""
     problem = js.potential(lambda p: 0.5 * p @ p, np.zeros(1), noise_covariance=1.0)
     gradient = js.sgd(problem, learning_rate=0.1, sampling="alpha_stable", alpha=1.5).gradient
-    for b in (0.0, -0.0, 1e-30):
-        found = np.asarray(gradient(problem.start, js.types.Drawn(normals=np.array([-1.0, b], np.float32)), 0))
+    for a in (0.0, -0.0, 1e-30):
+        found = np.asarray(gradient(problem.start, js.types.Drawn(normals=np.array([a, -1.0], np.float32)), 0))
         assert np.isfinite(found).all() and np.abs(found) > 1e3
 
 
