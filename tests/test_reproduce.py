@@ -238,12 +238,13 @@ def test_a_stable_draw_at_the_end_of_its_range_is_a_number():
 def test_the_command(tmp_path, monkeypatch, capsys):
     """A table and a figure; exit code 1 where a statement fails; what is no paper or no seed is refused before anything runs."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(PAPERS, "kunin", PAPERS["kunin"]._replace(function=lambda key: quick("kunin")))
+    right = quick("kunin")
+    wrong = replace(right, expected=2 * right.expected)
+    monkeypatch.setitem(PAPERS, "kunin", PAPERS["kunin"]._replace(function=lambda key: right))
     assert cli.main(["reproduce", "kunin", "--out", "there", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["papers"]["kunin"]["passed"] and "Neural Comput" in told["papers"]["kunin"]["reference"]
     assert {p.name for p in (tmp_path / "there").iterdir()} == {"kunin.png", "result.json"}
-    wrong = replace(quick("kunin"), expected=2 * quick("kunin").expected)
     monkeypatch.setitem(PAPERS, "kunin", PAPERS["kunin"]._replace(function=lambda key: wrong))
     assert cli.main(["reproduce", "kunin"]) == 1
     said = capsys.readouterr()
