@@ -219,7 +219,7 @@ def test_the_width_of_vectors_changes_no_bit(bits, monkeypatch):
     ]
     here = build.machine()
     before = [js.simulate(c, np.ones(3), key=KEY, chains=96, steps=50, executor="native").positions for c in chains]
-    native._plan.found.clear()
+    native.plan_of.found.clear()
     from jaxsde.engine import launch
 
     launch._programs.clear()
@@ -227,7 +227,7 @@ def test_the_width_of_vectors_changes_no_bit(bits, monkeypatch):
     after = [js.simulate(c, np.ones(3), key=KEY, chains=96, steps=50, executor="native").positions for c in chains]
     for a, b in zip(before, after, strict=True):
         np.testing.assert_array_equal(a, b)
-    native._plan.found.clear()
+    native.plan_of.found.clear()
     launch._programs.clear()
 
 

@@ -12,7 +12,7 @@ import pytest
 import jaxsde as js
 from jaxsde import compiled
 from jaxsde.engine import launch
-from jaxsde.engine.executors.native import _plan
+from jaxsde.engine.executors.native import plan_of
 from jaxsde.theory import float64
 
 KEPT = 1
@@ -31,7 +31,7 @@ def problem(i: int):
 @pytest.mark.parametrize("executor", ["vmap", "lanes", "native"])
 def test_programs_of_runs_are_forgotten(executor, monkeypatch):
     monkeypatch.setattr(launch, "_KEPT_PROGRAMS", KEPT)
-    monkeypatch.setattr(_plan, "kept", KEPT)
+    monkeypatch.setattr(plan_of, "kept", KEPT)
     # a statistic that XLA looks after, under `native` too
     statistics = {"autocovariance": js.Autocovariance(2)} if executor == "native" else {}
     counted = []

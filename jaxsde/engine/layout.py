@@ -59,12 +59,17 @@ def widest(lane_numbers: int, platform: str) -> int:
     return max(_LANES, min(8192, _CACHE_NUMBERS // max(1, lane_numbers)) // _LANES * _LANES)
 
 
+def padded(chains: int) -> int:
+    """So many chains, and lanes without one up to whole vectors."""
+    return math.ceil(chains / _LANES) * _LANES
+
+
 def plan(chains: int, groups: int, widest: int, workers: int) -> Layout:
     """The layout of `chains` chains in `groups` groups with at most `widest` chains in a tile."""
     groups = min(groups, chains)
     sizes = tuple(chains // groups + (g < chains % groups) for g in range(groups))
     parts = math.ceil(sizes[0] / widest)
-    width = math.ceil(math.ceil(sizes[0] / parts) / _LANES) * _LANES
+    width = padded(math.ceil(sizes[0] / parts))
     row_group, first, counts, start = [], [], [], 0
     for g, size in enumerate(sizes):
         for p in range(parts):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from typing import Any
 
 import jax
@@ -12,12 +13,22 @@ from jaxtyping import Array, ArrayLike
 
 from .. import random
 from ..types import Chain
+from . import launch
+from .executors import native
+from .executors.native.called import advance as native_advance
 
 _BLOCK = 16
 
 
 def advance(
-    chain: Chain, x0: ArrayLike, *, key: Any, steps: int, first_chain: int = 0, first_step: int = 0
+    chain: Chain,
+    x0: ArrayLike,
+    *,
+    key: Any,
+    steps: int,
+    first_chain: int = 0,
+    first_step: int = 0,
+    executor: str = "vmap",
 ) -> Array:
     """Positions ["c d"] after `steps` steps from `x0` ["c d"] (or ["d"] for one chain): `simulate` without its bookkeeping.
 
@@ -27,6 +38,9 @@ def advance(
 
         mean = lambda eta: js.advance(js.sgd(problem, learning_rate=eta), x0, key=key, steps=100).mean(0)
         jax.jacfwd(mean)(0.1);  jax.vmap(mean)(jnp.array([0.05, 0.1, 0.2]))
+
+    `executor="native"` runs the same chains as machine code, under `jit` and `vmap` too, to the bit as `simulate` runs them:
+    without derivatives, and a chain that diverges is NaN. Where the code cannot be made, a warning says why and XLA runs.
     """
     steps = operator.index(steps)
     if steps < 0:
@@ -37,6 +51,14 @@ def advance(
     if x0.ndim == 1:
         return advance(chain, x0[None], key=key, steps=steps, first_chain=first_chain, first_step=first_step)[0]
     words, dtype = random.key_words(key), x0.dtype
+    if executor not in ("vmap", "native"):
+        raise ValueError(f'executor must be "vmap" or "native", got {executor!r}')
+    if executor == "native":
+        cast = launch.cast(chain, dtype)
+        why = native.refuses(cast, launch.one_state(cast, dtype), dtype, launch.device().platform, wanted=True)
+        if why is None:
+            return native_advance(cast, x0, jnp.asarray(words), steps, first_chain, first_step)
+        warnings.warn(f"executor 'native' cannot run this chain ({why}); XLA does", stacklevel=2)
     low = jnp.arange(x0.shape[0], dtype=jnp.uint32) + jnp.uint32(first_chain & 0xFFFFFFFF)
     carry = (low < jnp.uint32(first_chain & 0xFFFFFFFF)).astype(jnp.uint32)
     ids = (low, jnp.uint32(first_chain >> 32) + carry)

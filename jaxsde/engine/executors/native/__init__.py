@@ -37,7 +37,7 @@ def refuses(chain: Any, state: Any, dtype: Any, platform: str, *, wanted: bool) 
     if why := build.missing():
         return why
     try:
-        _plan(chain, state, dtype)
+        plan_of(chain, state, dtype)
     except Unsupported as error:
         return str(error)
     return None
@@ -48,7 +48,7 @@ def program(arguments: tuple, *, every: int, rows: int, platform: str) -> Progra
     chain, statistics, _, _, span, tile = arguments
     one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(np.shape(a)[1:], a.dtype), tile.state)
     dtype = _position(chain, one).dtype
-    return Program(_plan(chain, one, dtype), chain, statistics, span, tile, every, rows)
+    return Program(plan_of(chain, one, dtype), chain, statistics, span, tile, every, rows)
 
 
 class _Plan:
@@ -90,7 +90,7 @@ class _Code:
         self.call = ctypes.CFUNCTYPE(None, *_ARGUMENTS)(self.built.address("advance"))
 
 
-_plan = Plans(_Plan)
+plan_of = Plans(_Plan)
 
 
 class Program:
