@@ -268,8 +268,9 @@ def doctor(options: cli.Doctor) -> int:
     try:
         jax = importlib.import_module("jax")
         devices, reason = [str(d) for d in jax.devices()], None
+        threads = importlib.import_module(".engine.layout", __package__).workers(jax.devices()[0].platform)
     except (ImportError, RuntimeError) as fault:
-        devices, reason = [], one_line(str(fault).split("\n", 1)[0])
+        devices, threads, reason = [], 0, one_line(str(fault).split("\n", 1)[0])
     native = _native() if devices else "unknown without a device"
     memory = config.available_bytes()
     writable = {str(p): os.access(p, os.W_OK) for p in (Path.cwd(), Path(tempfile.gettempdir()))}
@@ -283,6 +284,7 @@ def doctor(options: cli.Doctor) -> int:
         "memory_available": memory,
         "devices": devices,
         "devices_reason": reason,
+        "tiles_at_once": threads,
         "native": native,
         "packages": packages,
         "writable": writable,
@@ -294,6 +296,8 @@ def doctor(options: cli.Doctor) -> int:
     print(f"jaxsde {__version__}, Python {found['python']}, {found['machine']}, {found['cores']} cores")
     print(f"memory available: {'unknown' if memory is None else f'{memory / 1e9:.1f} GB'}")
     print(f"devices: {', '.join(devices) or f'none ({reason})'}")
+    each = ", a core each, by every executor; more host devices change neither speed nor bits" if threads > 1 else ""
+    print(f"tiles of chains at once: {threads}{each}")
     print(f"executor native: {native}")
     print("packages: " + ", ".join(f"{name} {version}" for name, version in packages.items() if version))
     if missing:

@@ -158,15 +158,20 @@ import hashlib, jax, numpy as np, jaxsde as js, jax.numpy as jnp
 x, y = np.arange(24.0).reshape(8, 3) % 5 - 2, np.arange(8.0) % 3 - 1
 problem = js.finite_sum(lambda p, e: 0.5 * (e[0] @ p - e[1]) ** 2, (x, y), np.zeros(3))
 statistics = {"cov": js.Covariance(), "hist": js.Histogram(np.linspace(-2, 2, 9), components=0)}
-run = js.simulate(js.sgd(problem, learning_rate=0.05, batch_size=2), np.zeros(3), key=js.key(5), chains=200, steps=70,
-                  every=3, groups=8, statistics=statistics)
-held = [run.positions] + jax.tree.leaves([run.partials(name) for name in statistics])
-print(jax.device_count(), hashlib.sha256(b"".join(np.asarray(a).tobytes() for a in held)).hexdigest())
+print(jax.device_count())
+for executor in ("auto", "vmap"):
+    run = js.simulate(js.sgd(problem, learning_rate=0.05, batch_size=2), np.zeros(3), key=js.key(5), chains=200, steps=70,
+                      every=3, groups=8, statistics=statistics, executor=executor)
+    held = [run.positions] + jax.tree.leaves([run.partials(name) for name in statistics])
+    print(len(run.layout.tiles), hashlib.sha256(b"".join(np.asarray(a).tobytes() for a in held)).hexdigest())
 """
 
 
 def test_devices_processes_and_cores_change_nothing():
-    """Other processes, with 1, 2 and 8 devices and with one core: the same bytes of chains and of merged statistics."""
+    """Other processes, with 1, 2 and 8 devices and with one core: the same bytes of chains and of merged statistics.
+
+    The executor of choice and `vmap`. Every core has a tile of its own, however many devices there are.
+    """
     told = {}
     for devices, one_core in ((1, False), (2, False), (8, False), (1, True)):
         pin = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})" if one_core else ""
@@ -175,9 +180,12 @@ def test_devices_processes_and_cores_change_nothing():
             env=os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "PYTHONPATH": str(ROOT)},
             capture_output=True, text=True, check=True,
         )  # fmt: skip
-        count, told[devices, one_core] = done.stdout.split()
-        assert int(count) == devices
+        count, *lines = done.stdout.split("\n", 1)
+        runs = [line.split() for line in lines[0].splitlines()]
+        told[devices, one_core] = tuple(bits for _, bits in runs)
+        cores = 1 if one_core else len(os.sched_getaffinity(0))
+        assert int(count) == devices and all(int(tiles) >= min(cores, 8) for tiles, _ in runs)
     assert len(set(told.values())) == 1, told
     other = subprocess.run([sys.executable, "-c", _PRINTED.replace("js.key(5)", "js.key(6)")],
                            env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True)  # fmt: skip
-    assert other.stdout.split()[1] not in told.values()
+    assert not set(other.stdout.split()) & {bits for each in told.values() for bits in each}
