@@ -39,6 +39,12 @@ CATALOGUES: dict[str, tuple[str, str, str]] = {
         "ITO STRONG WEAK KINETIC",
         "steps of an SDE, for jaxsde.integrate and [sde] integrator",
     ),
+    "laws": ("conformance/laws.py", "LAWS", "stationary laws known exactly, for jaxsde conform --laws"),
+    "samplers": (
+        "conformance/ours.py conformance/peers.py",
+        "OURS PEERS",
+        "what jaxsde conform asks for them, with the laws and the steps",
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""What each command does: run | sweep | list | doctor | report | bench."""
+"""What each command does: run | sweep | conform | list | doctor | report | bench."""
 
 from __future__ import annotations
 
@@ -117,6 +117,38 @@ def sweep(options: cli.Sweep) -> int:
     print(json.dumps(result, ensure_ascii=False, allow_nan=False) if options.json else str(found), flush=True)
     say(f"the figure is {out.path / 'sweep.png'}")
     return 0
+
+
+def conform(options: cli.Conform) -> int:
+    """`jaxsde conform`: the table, perhaps a figure, and 1 where a row of jaxsde is wrong or a planted error is missed."""
+    for kind, flag, text in (("laws", "--laws", options.laws), ("samplers", "--samplers", options.samplers)):
+        known = [*catalogue(kind), *({e.settings["package"] for e in catalogue(kind).values()} if kind == "samplers" else ())]
+        for name in _several(text, flag, str, []):
+            if name not in known:
+                raise ExperimentError(f"no such name; {did_you_mean(name, known)}", file="command line", key=flag, value=name)
+    seed = options.seed or "0"
+    if not (seed.isascii() and seed.isdecimal() and int(seed) < 2**32):
+        raise ExperimentError("must be a whole number from 0 to 2^32 - 1", file="command line", key="--seed", value=seed)
+    file = Path(options.out) if options.out else None
+    if file is not None and (file.suffix not in (".png", ".svg", ".html") or not file.absolute().parent.is_dir()):
+        raise ExperimentError(f"--out {options.out!r}: give a .png, .svg or .html file in a folder that exists", code=USAGE)
+    _quiet()
+    module = importlib.import_module(".conformance", __package__)
+    laws, samplers = (_several(text, "", str, []) or None for text in (options.laws, options.samplers))
+    try:
+        count = len(module.pairs(laws, samplers, quick=options.quick))
+    except ValueError as fault:
+        raise ExperimentError(one_line(str(fault)), file="command line") from None
+    done = iter(range(1, count + 1))
+    found = module.conform(
+        laws, samplers, quick=options.quick, seed=int(seed),
+        tell=lambda row: say(f"{next(done)} of {count}: {row.sampler} on {row.law}: {row.sentence}"),
+    )  # fmt: skip
+    failed = [row for row in found.wrong if row.package == "jaxsde"] or list(found.missed)
+    print(json.dumps({"ok": not failed, **found.to_json()}, ensure_ascii=False, allow_nan=False) if options.json else found, flush=True)
+    if file is not None:
+        say(str(found.figure(file)))
+    return FAILED_CHECK if failed else 0
 
 
 def _several(text: str | None, name: str, kind: Any, default: list[Any]) -> list[Any]:

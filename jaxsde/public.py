@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import metrics, problems, relations, theory
+from . import conformance, metrics, problems, relations, theory
 from .dynamics.adaptive import adam_sde, rmsprop_sde, sign_sgd_sde
 from .dynamics.equations import brownian, gradient_flow, homogenized_sgd, langevin, sde, sgd_sde
 from .dynamics.kinetic import momentum_sde, underdamped
@@ -61,6 +61,7 @@ __all__ = [
     "adam_sde",
     "advance",
     "brownian",
+    "conformance",
     "coupled",
     "difference",
     "extrapolated",

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from jaxsde.catalogue import CATALOGUES, Parameter, arithmetic, catalogue, check, did_you_mean, read
+from jaxsde.conformance.laws import LAWS
+from jaxsde.conformance.table import SAMPLERS
 from jaxsde.problems import DATASETS, LOSSES, POTENTIALS
 from jaxsde.stepping.integrators import INTEGRATORS
 
-IMPORTED = {"losses": LOSSES, "potentials": POTENTIALS, "data": DATASETS, "integrators": INTEGRATORS}
+IMPORTED = {"losses": LOSSES, "potentials": POTENTIALS, "data": DATASETS, "integrators": INTEGRATORS, "laws": LAWS, "samplers": SAMPLERS}
 
 
 def functions(entry):

@@ -222,7 +222,7 @@ def halved(balance):
 RUNS = {
     # a double well has no closed form, and Yaida's relations hold all the same
     "double well": (js.sgd(js.potential(well, jnp.ones(1), noise_covariance=2.0), learning_rate=0.25), 200, 300, 2048),
-    "data": (CHAINS["five, without"], 60, 160, 1024),
+    "data": (js.sgd(least_squares(8, 2), learning_rate=0.2, batch_size=3, sampling="without_replacement"), 60, 160, 1024),
     "euler": (js.integrate(js.sde(lambda t, x: -x * x * x, 1.0, dim=1), dt=0.2), 100, 300, 1024),
 }
 
@@ -245,7 +245,7 @@ def test_runs_obey_and_their_twins_do_not(name):
 
 def test_momentum_and_what_is_not_gibbs():
     """The heavy ball obeys its own relations and not the identities of Gibbs, at the temperature of its own virial."""
-    chain = CHAINS["heavy ball"]
+    chain = sgd(8, 2, 0.03, 2, "with_replacement", js.momentum(0.8))
     inner = system(chain.chain).covariance()[:2, :2]
     h = float64.evaluate(float64.hessian, float64.widen(chain.chain.problem), np.zeros(2))
     temperature = np.trace(h @ inner) / 2

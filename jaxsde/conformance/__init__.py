@@ -13,6 +13,6 @@
 """
 
 from .laws import LAWS, Law
-from .table import SAMPLERS, Row, Table, conform
+from .table import SAMPLERS, Row, Table, conform, pairs
 
-__all__ = ["LAWS", "SAMPLERS", "Law", "Row", "Table", "conform"]
+__all__ = ["LAWS", "SAMPLERS", "Law", "Row", "Table", "conform", "pairs"]

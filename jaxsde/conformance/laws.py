@@ -120,9 +120,7 @@ def double_well() -> Law:
     temperature = 0.5
     x, w = exact.gibbs_grid(lambda p: (p[:, 0] ** 2 - 1) ** 2 / 4, temperature, [np.linspace(-6, 6, 4001)])
     target = w @ double_well_observed(x)
-    return Law(
-        "double_well", 1, ("x", "x²", "L"), _observe_well, target, grid_start(x, w), 60.0, 10.0, well, temperature
-    )  # fmt: skip
+    return Law("double_well", 1, ("x", "x²", "L"), _observe_well, target, grid_start(x, w), 60.0, 10.0, well, temperature)
 
 
 def _observe_well(x: Any) -> Any:
@@ -154,7 +152,7 @@ def bent_valley() -> Law:
     seen = np.stack([u, v, u**2, u * v, v**2], axis=1)
     keep = w > 1e-14
     start = grid_start(points[keep], w[keep] / w[keep].sum())
-    return Law("bent_valley", 2, names(2), moments(2), w @ seen, start, 40.0, 8.0, bent, temperature)
+    return Law("bent_valley", 2, names(2), moments(2), w @ seen, start, 60.0, 8.0, bent, temperature)
 
 
 @cache

@@ -18,7 +18,7 @@ from .laws import CHAINS, FRICTION, HESSIAN, MOMENTUM, Law
 from .ours import Sampler, Seen, euler_reference, linear_reference, student_variance, well_force, well_reference
 
 # SGHMC: steps from each fresh momentum, and friction
-INNER, ALPHA = 8, 4.0
+INNER, ALPHA = 8, 8.0
 
 Made = tuple[Callable[..., Any], np.ndarray | None]
 _compiled: dict[tuple[Any, ...], Any] = {}
@@ -281,19 +281,19 @@ PEERS = {
         sgld, package="blackjax", steps={"gaussian": 0.2, "double_well": 0.1}, quick=("gaussian",)
     ),
     "blackjax.sghmc": Sampler(sghmc, package="blackjax", steps={"gaussian": 0.05}),
-    "blackjax.sghmc, temperature": Sampler(sghmc_temperature, package="blackjax", steps={"gaussian": 0.05}),
+    "blackjax.sghmc+temperature": Sampler(sghmc_temperature, package="blackjax", steps={"gaussian": 0.05}),
     "blackjax.mala": Sampler(
         mala, package="blackjax", steps={"gaussian": 0.5, "double_well": 0.3, "bent_valley": 0.3}, quick=("double_well",)
     ),
     "diffrax.Euler": Sampler(euler, package="diffrax", steps={"current": 0.2, "double_well": 0.1}, quick=("current",)),
     "diffrax.ItoMilstein": Sampler(ito_milstein, package="diffrax", steps={"student": 0.1}),
     "diffrax.ShARK": Sampler(
-        shark, package="diffrax", steps={"current": 0.3, "double_well": 0.1, "bent_valley": 0.1}
+        shark, package="diffrax", steps={"current": 0.3, "double_well": 0.1, "bent_valley": 0.05}
     ),
     "diffrax.SRA1": Sampler(sra1, package="diffrax", steps={"current": 0.3}),
     "diffrax.QUICSORT": Sampler(quicsort, package="diffrax", steps={"harmonic": 0.2}),
     "diffrax.ALIGN": Sampler(align, package="diffrax", steps={"harmonic": 0.1}),
     "optax.sgd": Sampler(optax_sgd, package="optax", steps={"least_squares": 0.1}, quick=("least_squares",)),
-    "optax.sgd, momentum": Sampler(optax_momentum, package="optax", steps={"heavy_ball": 0.025}),
+    "optax.sgd+momentum": Sampler(optax_momentum, package="optax", steps={"heavy_ball": 0.025}),
     "optax.add_noise": Sampler(optax_adds_noise, package="optax", steps={"gaussian": 0.2, "double_well": 0.1}),
 }
