@@ -1,4 +1,4 @@
-"""The command `jaxsde`: run | sweep | conform | list | doctor | report | bench.
+"""The command `jaxsde`: run | sweep | conform | reproduce | list | doctor | report | bench.
 
 Standard output carries data (`--json`: exactly one object, also of an error); people read standard error. A fault is one
 line, `jaxsde: error: …`, and an exit code of `errors`; `--debug` adds the traceback. No JAX before every flag and file has
@@ -92,7 +92,7 @@ class Run:
 
 @dataclass(frozen=True)
 class List:
-    """List the losses, potentials and data sets there are, with their parameters."""
+    """List the losses, potentials, data sets, integrators and papers there are, with their parameters."""
 
     what: Annotated[Text, Positional, flag(metavar="WHAT", help=", ".join(CATALOGUES))] = None
     json: Json = False
@@ -136,6 +136,7 @@ class Sweep:
     learning_rates: Annotated[Text, flag(metavar="X,X,…", help="η (a quarter, a half and all of the config's)")] = None
     batch_sizes: Annotated[Text, flag(metavar="N,N,…", help="B (the config's)")] = None
     samplings: Annotated[Text, flag(metavar="NAME,…", help="with_replacement, … (the config's)")] = None
+    temperatures: Annotated[Text, flag(metavar="X,X,…", help="kT of further Langevin runs (those that SGD predicts)")] = None
     out: Annotated[Text, flag(metavar="DIR", help="folder for the result (runs/NAME-sweep if not given)")] = None
     seed: Annotated[Text, flag(metavar="N", help="0 to 2^64 - 1")] = None
     chains: Annotated[Text, flag(metavar="N", help="independent copies of the process")] = None
@@ -152,10 +153,10 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Conform:
-    """Ask jaxsde, BlackJAX, diffrax and optax for laws that are known exactly: a table of z-scores, and a planted error in each row.
+    """Ask jaxsde, BlackJAX, diffrax and optax for laws that are known exactly: z-scores, and a planted error in each row.
 
     Exit code 1 where a row of jaxsde is wrong or a planted error is not found. `jaxsde list laws` and `jaxsde list samplers`
-    name what there is; a package's name stands for all its samplers. Two minutes; with --quick a third of a minute.
+    name what there is; a package's name stands for all its samplers. A minute or two; with --quick a third of a minute.
     """
 
     laws: Annotated[Text, flag(metavar="NAME,…", help="laws of jaxsde list laws (all)")] = None
@@ -167,8 +168,24 @@ class Conform:
     debug: Debug = False
 
 
+@dataclass(frozen=True)
+class Reproduce:
+    """Measure the one computable statement of a paper, beside its formula: a table, result.json and a figure.
+
+    Exit code 1 where a statement fails. `jaxsde list papers` names them; each takes seconds, all of them a minute or two.
+    """
+
+    paper: Annotated[Text, Positional, flag(metavar="NAME", help="a paper of jaxsde list papers, or all")] = None
+    out: Annotated[Text, flag(metavar="DIR", help="folder for the result (runs/reproduce-NAME if not given)")] = None
+    seed: Annotated[Text, flag(metavar="N", help="0 to 2^64 - 1 (0)")] = None
+    force: Annotated[bool, flag(help="write into a folder that is not empty")] = False
+    json: Json = False
+    debug: Debug = False
+
+
 COMMANDS: dict[str, type[Any]] = {
-    "run": Run, "sweep": Sweep, "conform": Conform, "list": List, "doctor": Doctor, "report": Report, "bench": Bench
+    "run": Run, "sweep": Sweep, "conform": Conform, "reproduce": Reproduce, "list": List, "doctor": Doctor, "report": Report,
+    "bench": Bench,
 }  # fmt: skip
 
 
@@ -216,12 +233,12 @@ def _main(arguments: list[str]) -> int:
         return 0
     options = _parse(_joined(arguments))
     try:
-        from . import commands
+        from . import commands, inventory
     except ImportError as fault:
         raise ExperimentError(f"{NEEDS_APP} ({fault.name} is missing)", code=UNAVAILABLE) from fault
     return {
-        Run: commands.run, Sweep: commands.sweep, List: commands.list_, Doctor: commands.doctor, Report: commands.report,
-        Bench: commands.bench, Conform: commands.conform,
+        Run: commands.run, Sweep: commands.sweep, List: inventory.list_, Doctor: inventory.doctor, Report: commands.report,
+        Bench: commands.bench, Conform: commands.conform, Reproduce: commands.reproduce,
     }[type(options)](options)  # fmt: skip
 
 

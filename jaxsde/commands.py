@@ -1,24 +1,21 @@
-"""What each command does: run | sweep | conform | list | doctor | report | bench."""
+"""What each command does: run | sweep | conform | reproduce | report | bench; list and doctor are in inventory.py."""
 
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 import json
 import logging
 import os
-import platform
 import sys
-import tempfile
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import __version__, config, output
-from .catalogue import CATALOGUES, catalogue, did_you_mean
+from . import config, output
+from .catalogue import catalogue, did_you_mean
 from .errors import DIVERGED, FAILED_CHECK, NO_INPUT, UNAVAILABLE, USAGE, ExperimentError, one_line
 from .experiment import Experiment
 
@@ -55,7 +52,7 @@ def run(options: cli.Run) -> int:
     with out:
         for note in experiment.notes:
             say(f"note: {note}")
-        _quiet()
+        quiet()
         device = _start_jax(experiment)
         job = importlib.import_module(".job", __package__)
         result = job.run_experiment(experiment, progress=sys.stderr.isatty() and not options.json)
@@ -94,18 +91,24 @@ def sweep(options: cli.Sweep) -> int:
     rates = _several(options.learning_rates, "--learning-rates", float, [eta / 4, eta / 2, eta])
     sizes = _several(options.batch_sizes, "--batch-sizes", int, [experiment.sgd.batch_size])
     samplings = _several(options.samplings, "--samplings", str, [experiment.sgd.sampling])
+    temperatures = _several(options.temperatures, "--temperatures", float, [])
+    quiet()
+    _start_jax(experiment)
+    sweeps, random = (importlib.import_module(f".{name}", __package__) for name in ("sweeps", "random"))
+    try:
+        sweeps.check_size(rates, sizes, samplings, temperatures)
+    except ValueError as fault:
+        raise ExperimentError(one_line(str(fault)), file="command line") from fault
     out = output.take(
         experiment.out, f"{experiment.title}-sweep", force=options.force,
         error=lambda reason, **fields: ExperimentError(reason, key="out", **fields),
     )  # fmt: skip
     with out:
-        _quiet()
-        _start_jax(experiment)
-        sweeps, random = (importlib.import_module(f".{name}", __package__) for name in ("sweeps", "random"))
         try:
             found = sweeps.sweep(
-                experiment.problem(), learning_rates=rates, batch_sizes=sizes, samplings=samplings, chains=experiment.chains,
-                time=experiment.steps * eta, burn_in=(experiment.burn_in or 0) * eta, key=random.key(experiment.seed),
+                experiment.problem(), learning_rates=rates, batch_sizes=sizes, samplings=samplings, temperatures=temperatures,
+                chains=experiment.chains, time=experiment.steps * eta, burn_in=(experiment.burn_in or 0) * eta,
+                key=random.key(experiment.seed),
             )  # fmt: skip
         except ValueError as fault:
             raise ExperimentError(one_line(str(fault)), file="command line", code=USAGE) from fault
@@ -126,13 +129,12 @@ def conform(options: cli.Conform) -> int:
         for name in _several(text, flag, str, []):
             if name not in known:
                 raise ExperimentError(f"no such name; {did_you_mean(name, known)}", file="command line", key=flag, value=name)
-    seed = options.seed or "0"
-    if not (seed.isascii() and seed.isdecimal() and int(seed) < 2**32):
-        raise ExperimentError("must be a whole number from 0 to 2^32 - 1", file="command line", key="--seed", value=seed)
+    seed = _seed(options.seed, bits=32)
     file = Path(options.out) if options.out else None
     if file is not None and (file.suffix not in (".png", ".svg", ".html") or not file.absolute().parent.is_dir()):
         raise ExperimentError(f"--out {options.out!r}: give a .png, .svg or .html file in a folder that exists", code=USAGE)
-    _quiet()
+    quiet()
+    _start_jax(Experiment())
     module = importlib.import_module(".conformance", __package__)
     laws, samplers = (_several(text, "", str, []) or None for text in (options.laws, options.samplers))
     try:
@@ -141,14 +143,59 @@ def conform(options: cli.Conform) -> int:
         raise ExperimentError(one_line(str(fault)), file="command line") from None
     done = iter(range(1, count + 1))
     found = module.conform(
-        laws, samplers, quick=options.quick, seed=int(seed),
+        laws, samplers, quick=options.quick, seed=seed,
         tell=lambda row: say(f"{next(done)} of {count}: {row.sampler} on {row.law}: {row.sentence}"),
     )  # fmt: skip
     failed = [row for row in found.wrong if row.package == "jaxsde"] or list(found.missed)
-    print(json.dumps({"ok": not failed, **found.to_json()}, ensure_ascii=False, allow_nan=False) if options.json else found, flush=True)
+    told = {"ok": not failed, **found.to_json()}
+    print(json.dumps(told, ensure_ascii=False, allow_nan=False) if options.json else found, flush=True)
     if file is not None:
-        say(str(found.figure(file)))
+        say(str(found.figure(file)) if any(row.z is not None for row in found.rows) else "no figure: no row was measured")
     return FAILED_CHECK if failed else 0
+
+
+def reproduce(options: cli.Reproduce) -> int:
+    """`jaxsde reproduce`: the statement of one paper or of all, a figure for each, and 1 where one fails."""
+    papers = catalogue("papers")
+    if options.paper is None or options.paper not in (*papers, "all"):
+        reason = f"{'no such paper' if options.paper else 'names no paper'}; {did_you_mean(options.paper or '', [*papers, 'all'])}"
+        raise ExperimentError(reason, file="command line", key="reproduce", value=options.paper or "")
+    seed = _seed(options.seed, bits=64)
+    names = list(papers) if options.paper == "all" else [options.paper]
+    out = output.take(
+        options.out, f"reproduce-{options.paper}", force=options.force,
+        error=lambda reason, **fields: ExperimentError(reason, key="out", **fields),
+    )  # fmt: skip
+    with out:
+        quiet()
+        _start_jax(Experiment())
+        module, random, style = (importlib.import_module(f".{n}", __package__) for n in ("reproduce", "random", "report.style"))
+        statements = {}
+        for name in names:
+            say(f"{name}: {module.PAPERS[name].reference}")
+            found = module.reproduce(name, key=random.key(seed))
+            (out.staging / f"{name}.png").write_bytes(style.files(found.draw())["png"])
+            statements[name] = {"reference": module.PAPERS[name].reference, **found.to_json()}
+            if not options.json:
+                print(found, flush=True)
+        failed = [name for name, told in statements.items() if not told["passed"]]
+        files = [*(f"{name}.png" for name in names), output.RESULT]
+        result = output.plain({"ok": not failed, "seed": seed, "papers": statements, "out": str(out.path), "files": files})
+        output.write_json(out.staging / output.RESULT, result)
+        out.publish()
+    if options.json:
+        print(json.dumps(result, ensure_ascii=False, allow_nan=False), flush=True)
+    told = f"{len(failed)} of {len(names)} failed: {', '.join(failed)}" if failed else f"{len(names)} of {len(names)} passed"
+    say(f"{told}; the figures are in {out.path}")
+    return FAILED_CHECK if failed else 0
+
+
+def _seed(text: str | None, *, bits: int) -> int:
+    """`--seed`, 0 if it is not given."""
+    text = text or "0"
+    if not (text.isascii() and text.isdecimal() and int(text) < 2**bits):
+        raise ExperimentError(f"must be a whole number from 0 to 2^{bits} - 1", file="command line", key="--seed", value=text)
+    return int(text)
 
 
 def _several(text: str | None, name: str, kind: Any, default: list[Any]) -> list[Any]:
@@ -165,122 +212,13 @@ def _several(text: str | None, name: str, kind: Any, default: list[Any]) -> list
     return values
 
 
-def list_(options: cli.List) -> int:
-    """`jaxsde list`: the catalogues, from their sources."""
-    if options.what is not None and options.what not in CATALOGUES:
-        reason = f"no such catalogue; {did_you_mean(options.what, CATALOGUES)}"
-        raise ExperimentError(reason, file="command line", key="list", value=options.what)
-    which = [options.what] if options.what else list(CATALOGUES)
-    if options.json:
-        listed = {
-            name: {
-                entry.name: {
-                    "summary": entry.summary,
-                    "parameters": {p.name: p.default for p in entry.parameters.values()},
-                    **({"settings": entry.settings} if name == "integrators" else {}),
-                }
-                for entry in catalogue(name).values()
-            }
-            for name in which
-        }
-        print(json.dumps({"ok": True, **listed}, ensure_ascii=False), flush=True)
-        return 0
-    lines = []
-    for name in which:
-        lines.append(f"{name}: {CATALOGUES[name][2]}")
-        for entry in catalogue(name).values():
-            told = ", ".join(f"{p.name} = {p.default}" for p in entry.parameters.values())
-            lines.append(f"  {entry.name:<20} {entry.summary}" + (f"  [{told}]" if told else ""))
-            lines += [f"  {'':<20} {line}" for line in _declared(entry.settings)]
-        lines.append("")
-    print("\n".join(lines).rstrip(), flush=True)
-    return 0
-
-
-def _declared(settings: dict[str, Any]) -> list[str]:
-    """What an integrator says of itself; nothing for other things."""
-    if "strong" not in settings:
-        return []
-    weak = settings["weak"]
-    orders = ", ".join(f"{kind} {strong:g}/{weak[kind]:g}" for kind, strong in settings["strong"].items() if kind != "none")
-    return [f"{settings['calculus']}; noise: {settings['noise']}; order strong/weak: {orders or 'exact'}"]
-
-
-def _native() -> str:
-    """What the executor that compiles steps for the CPU finds here, in words."""
-    from .engine.executors.native import build
-
-    if why := build.missing():
-        return f"no ({why})"
-    machine, place = build.machine(), build.folder()
-    return f"{machine.name}, vectors of {machine.bits} bits, compiled code kept in {place or 'memory only'}"
-
-
-def doctor(options: cli.Doctor) -> int:
-    """`jaxsde doctor`: what this machine has, and what is missing."""
-    _quiet()
-    packages: dict[str, str | None] = {}
-    for name in (
-        "jax",
-        "jaxlib",
-        "jaxtyping",
-        "numpy",
-        "scipy",
-        "optax",
-        "matplotlib",
-        "msgspec",
-        "scikit-learn",
-        "tyro",
-    ):
-        try:
-            packages[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            packages[name] = None
-    try:
-        jax = importlib.import_module("jax")
-        devices, reason = [str(d) for d in jax.devices()], None
-    except (ImportError, RuntimeError) as fault:
-        devices, reason = [], one_line(str(fault).split("\n", 1)[0])
-    native = _native() if devices else "unknown without a device"
-    memory = config.available_bytes()
-    writable = {str(p): os.access(p, os.W_OK) for p in (Path.cwd(), Path(tempfile.gettempdir()))}
-    ok = bool(devices) and all(packages.values())
-    found = {
-        "ok": ok,
-        "jaxsde": __version__,
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}",
-        "cores": os.cpu_count(),
-        "memory_available": memory,
-        "devices": devices,
-        "devices_reason": reason,
-        "native": native,
-        "packages": packages,
-        "writable": writable,
-    }
-    if options.json:
-        print(json.dumps(found, allow_nan=False), flush=True)
-        return 0 if ok else UNAVAILABLE
-    missing = [name for name, version in packages.items() if version is None]
-    print(f"jaxsde {__version__}, Python {found['python']}, {found['machine']}, {found['cores']} cores")
-    print(f"memory available: {'unknown' if memory is None else f'{memory / 1e9:.1f} GB'}")
-    print(f"devices: {', '.join(devices) or f'none ({reason})'}")
-    print(f"executor native: {native}")
-    print("packages: " + ", ".join(f"{name} {version}" for name, version in packages.items() if version))
-    if missing:
-        print(f"missing: {', '.join(missing)}; pip install 'jaxsde[app]'")
-    for folder, good in writable.items():
-        print(f"{folder}: {'writable' if good else 'not writable'}")
-    return 0 if ok else UNAVAILABLE
-
-
 def report(options: cli.Report) -> int:
     """`jaxsde report DIR`: the figures and the page again, from what the folder holds."""
     folder = Path(options.folder or "")
     if options.folder is None or not (folder / output.RESULT).is_file():
         reason = f"holds no {output.RESULT}; give the folder of a finished run"
         raise ExperimentError(reason, code=NO_INPUT, file="command line", key="report", value=options.folder or "")
-    _quiet()
+    quiet()
     try:
         written = json.loads((folder / output.RESULT).read_text(encoding="utf-8"))
         if not isinstance(written, dict):
@@ -312,7 +250,7 @@ def bench(options: cli.Bench) -> int:
     figure = Path(options.figure) if options.figure else None
     if figure is not None and (figure.suffix not in (".png", ".svg") or not figure.absolute().parent.is_dir()):
         raise ExperimentError(f"--figure {options.figure!r}: give a .png or .svg file in a folder that exists", code=USAGE)
-    _quiet()
+    quiet()
     from . import bench as benchmark
 
     try:
@@ -387,7 +325,7 @@ def _check_device(experiment: Experiment) -> None:
         raise experiment.error("device", f"no GPU support is installed; {cure}", code=UNAVAILABLE)
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Keeps libraries from talking where nobody asked: no display, no home and no GPU are all well."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ["MPLBACKEND"] = "Agg"

@@ -222,7 +222,7 @@ def halved(balance):
 RUNS = {
     # a double well has no closed form, and Yaida's relations hold all the same
     "double well": (js.sgd(js.potential(well, jnp.ones(1), noise_covariance=2.0), learning_rate=0.25), 200, 300, 2048),
-    "data": (js.sgd(least_squares(8, 2), learning_rate=0.2, batch_size=3, sampling="without_replacement"), 60, 160, 1024),
+    "data": (js.sgd(least_squares(8, 2), learning_rate=0.2, batch_size=3, sampling="without_replacement"), 200, 160, 1024),  # slowest rate ηλ = .047
     "euler": (js.integrate(js.sde(lambda t, x: -x * x * x, 1.0, dim=1), dt=0.2), 100, 300, 1024),
 }
 

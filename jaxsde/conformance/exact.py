@@ -13,7 +13,9 @@ import numpy as np
 import scipy.linalg
 
 
-def second_moments(a: np.ndarray, noise: np.ndarray, feedback: Callable[[np.ndarray], np.ndarray] | None = None) -> np.ndarray:
+def second_moments(
+    a: np.ndarray, noise: np.ndarray, feedback: Callable[[np.ndarray], np.ndarray] | None = None
+) -> np.ndarray:
     """S = A S Aᵀ + Q + F(S), by one linear system for the d² entries."""
     d = len(a)
     basis = np.eye(d * d).reshape(d * d, d, d)
@@ -21,7 +23,9 @@ def second_moments(a: np.ndarray, noise: np.ndarray, feedback: Callable[[np.ndar
     return np.linalg.solve(np.stack([i.ravel() for i in images], axis=1), noise.ravel()).reshape(d, d)
 
 
-def lyapunov(a: np.ndarray, noise: np.ndarray, feedback: Callable[[np.ndarray], np.ndarray] | None = None) -> np.ndarray:
+def lyapunov(
+    a: np.ndarray, noise: np.ndarray, feedback: Callable[[np.ndarray], np.ndarray] | None = None
+) -> np.ndarray:
     """A S + S Aᵀ + Q + F(S) = 0."""
     d = len(a)
     basis = np.eye(d * d).reshape(d * d, d, d)
@@ -136,7 +140,9 @@ class LeastSquares:
     def sgd(self, eta: float, kappa: float, by: float = 1.0) -> np.ndarray:
         """S of plain SGD; `by` multiplies ĝ − ∇L."""
         f = by**2 * eta**2 * kappa
-        return second_moments(np.eye(len(self.hessian)) - eta * self.hessian, f * self.noise, lambda s: f * self.feedback(s))
+        return second_moments(
+            np.eye(len(self.hessian)) - eta * self.hessian, f * self.noise, lambda s: f * self.feedback(s)
+        )
 
     def heavy_ball(self, eta: float, mu: float, kappa: float, by: float = 1.0) -> np.ndarray:
         """S of Φ under v' = μv − ηĝ, Φ' = Φ + v'."""
@@ -160,8 +166,8 @@ def scheme_law(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Nodes and weights of the stationary law of x' = step(x, z₁, …) on the line, z standard normals: any scheme's exact law.
 
-    The mean of u after a step, E u(step(x, z)), is taken at the Chebyshev points of (−reach, reach) for every polynomial u on them, z
-    by Gauss and Hermite: a matrix P, and the law is its left eigenvector, π P = π. The error falls exponentially in `nodes` where
+    The mean of u after a step, E u(step(x, z)), is taken at the Chebyshev points of (−reach, reach) for every polynomial u on them,
+    z by Gauss and Hermite: a matrix P, and the law is its left eigenvector, π P = π. The error falls exponentially in `nodes` where
     the law has died at ±reach.
     """
     theta = np.pi * (np.arange(nodes) + 0.5) / nodes
@@ -179,7 +185,9 @@ def scheme_law(
     return x, np.linalg.solve(system, np.r_[1.0, np.zeros(nodes - 1)])
 
 
-def gibbs_grid(loss: Callable[..., np.ndarray], temperature: float, axes: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def gibbs_grid(
+    loss: Callable[..., np.ndarray], temperature: float, axes: list[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
     """Points ["n d"] and weights ["n"] of exp(−L/T) on a grid wide enough for the trapezoidal rule."""
     points = np.stack([a.ravel() for a in np.meshgrid(*axes, indexing="ij")], axis=1)
     energy = loss(points) / temperature

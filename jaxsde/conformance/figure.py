@@ -18,8 +18,10 @@ _BEYOND = 100.0  # what is off by more is drawn here
 
 
 def draw(table: Table, file: str | Path) -> Path:
-    """The figure as .png or .svg, or a page with the figure and the table as .html."""
+    """The figure as .png or .svg, or a page with the figure and the table as .html. `ValueError` where no row was measured."""
     file = Path(file)
+    if all(row.z is None for row in table.rows):
+        raise ValueError("there is nothing to draw: no row was measured")
     if file.suffix == ".html":
         file.write_text(_page(table), encoding="utf-8")
     else:
@@ -94,6 +96,7 @@ def _aside(row: Row) -> str:
 def _page(table: Table) -> str:
     picture = _picture(table, "svg").decode("utf-8")
     picture = picture[picture.index("<svg") :]
-    style = "body{font-family:sans-serif;max-width:62rem;margin:2rem auto}pre{overflow-x:auto;font-size:.8rem}svg{width:100%;height:auto}"
+    style = "body{font-family:sans-serif;max-width:62rem;margin:2rem auto}pre{overflow-x:auto;font-size:.8rem}"
+    style += "svg{width:100%;height:auto}"
     head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>jaxsde conform</title><style>{style}</style>'
     return f"{head}<h1>Who samples which law</h1>{picture}<pre>{html.escape(str(table))}</pre></html>\n"

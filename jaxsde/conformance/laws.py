@@ -21,9 +21,9 @@ CHAINS = 2048
 
 @dataclass(frozen=True)
 class Law:
-    """A stationary law. `target` ["k"] is the exact mean of `observe` (jax, ["d"] → ["k"]; NumPy, ["n d"] → ["n k"]); `start(rng, n)`
-    draws positions near it; `time` is averaged over, after `burn_in`, on the clock of the process. What follows is what defines
-    the process, where it has it: dX = −∇L dt + √(2T) dW, or dX = A X dt + B dW, or data."""
+    """A stationary law. `target` ["k"] is the exact mean of `observe` (["d"] → ["k"], in jax); `start(rng, n)` draws positions
+    from it; `time` is averaged over, after `burn_in`, on the clock of the process. What follows is what defines the process,
+    where it has it: dX = −∇L dt + √(2T) dW, or dX = A X dt + B dW, or data."""
 
     name: str
     dim: int
@@ -101,7 +101,20 @@ def gaussian() -> Law:
     temperature = 0.5
     target = temperature * np.linalg.inv(HESSIAN)
     a, b = -HESSIAN, np.sqrt(2 * temperature) * np.eye(2)
-    law = Law("gaussian", 2, names(2), moments(2), np.zeros(5), gaussian_start(target), 24.0, 8.0, quadratic, temperature, a, b)
+    law = Law(
+        "gaussian",
+        2,
+        names(2),
+        moments(2),
+        np.zeros(5),
+        gaussian_start(target),
+        24.0,
+        8.0,
+        quadratic,
+        temperature,
+        a,
+        b,
+    )
     return _with(law, law.second(target))
 
 
@@ -120,7 +133,9 @@ def double_well() -> Law:
     temperature = 0.5
     x, w = exact.gibbs_grid(lambda p: (p[:, 0] ** 2 - 1) ** 2 / 4, temperature, [np.linspace(-6, 6, 4001)])
     target = w @ double_well_observed(x)
-    return Law("double_well", 1, ("x", "x²", "L"), _observe_well, target, grid_start(x, w), 60.0, 10.0, well, temperature)
+    return Law(
+        "double_well", 1, ("x", "x²", "L"), _observe_well, target, grid_start(x, w), 60.0, 10.0, well, temperature
+    )
 
 
 def _observe_well(x: Any) -> Any:
@@ -177,7 +192,16 @@ def _table() -> exact.LeastSquares:
 def _data_law(name: str, s: np.ndarray, data: exact.LeastSquares) -> Law:
     centre = data.minimum
     law = Law(
-        name, 2, names(2), moments(2, centre), np.zeros(5), gaussian_start(s, centre), 60.0, 15.0, drift=-data.hessian, data=data
+        name,
+        2,
+        names(2),
+        moments(2, centre),
+        np.zeros(5),
+        gaussian_start(s, centre),
+        60.0,
+        15.0,
+        drift=-data.hessian,
+        data=data,
     )
     return _with(law, law.second(s))
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Array
+from jaxtyping import Array, Float
 
 from ..dynamics.equations import langevin, sde, sgd_sde
 from ..dynamics.gradients import Surrogate
@@ -18,8 +18,8 @@ from ..engine.simulate import simulate
 from ..problems.problem import finite_sum, potential
 from ..random import key as make_key
 from ..statistics import Mean, of
+from ..stepping import integrators
 from ..stepping.chains import DiffusionChain, integrate, sgd
-from ..stepping.integrators import BAOAB, OBABO, SRA1, EulerMaruyama, ExactLinear, Heun, LeimkuhlerMatthews, Milstein, Platen
 from ..stepping.optimizers import momentum as momentum_of
 from ..struct import replace, static, struct
 from ..types import Drawn, Draws
@@ -38,8 +38,8 @@ class Seen(NamedTuple):
 
 
 class Sampler(NamedTuple):
-    """A sampler of the catalogue: the function that makes it, its package, and the laws that it is asked for, with its step; those of
-    the short table in `quick`."""
+    """A sampler of the catalogue: the function that makes it, its package, the laws that it is asked for, with its step, and
+    those of the short table in `quick`."""
 
     function: Callable[..., Any]
     package: str
@@ -81,7 +81,7 @@ class Louder:
 def with_noise(chain: Any, by: float) -> Any:
     """The chain with its noise multiplied."""
     if isinstance(chain, DiffusionChain):
-        if isinstance(chain.integrator, ExactLinear):
+        if isinstance(chain.integrator, integrators.ExactLinear):
             return replace(chain, integrator=replace(chain.integrator, factor=chain.integrator.factor * by))
         return replace(chain, sde=replace(chain.sde, scale=chain.sde.scale * by))
     gradient = chain.gradient
@@ -151,18 +151,18 @@ def well_force(x: np.ndarray) -> np.ndarray:
 def well_reference(step: Callable[..., np.ndarray], law: Law, normals: int) -> np.ndarray:
     """The exact law of a scheme in the double well; its step takes x and z in units in which 2T = 1."""
     assert 2 * law.temperature == 1
-    x, w = exact.scheme_law(step, normals, 3.2)
+    x, w = exact.scheme_law(step, normals, 4.0)
     return w @ double_well_observed(x[:, None])
 
 
 def euler_maruyama(law: Law, step: float) -> tuple[Any, np.ndarray | None]:
     """Euler–Maruyama."""
-    return integrate(_equation(law), EulerMaruyama(), dt=step), euler_reference(law, step)
+    return integrate(_equation(law), integrators.EulerMaruyama(), dt=step), euler_reference(law, step)
 
 
 def heun(law: Law, step: float) -> tuple[Any, np.ndarray | None]:
     """Heun."""
-    made = integrate(_equation(law), Heun(), dt=step)
+    made = integrate(_equation(law), integrators.Heun(), dt=step)
     if law.name != "double_well":
         return made, linear_reference(exact.heun, law, step)
 
@@ -175,27 +175,28 @@ def heun(law: Law, step: float) -> tuple[Any, np.ndarray | None]:
 
 def milstein(law: Law, step: float) -> tuple[Any, np.ndarray | None]:
     """Milstein."""
-    return integrate(_equation(law), Milstein(), dt=step), np.array([0.0, student_variance(step, True)])
+    return integrate(_equation(law), integrators.Milstein(), dt=step), np.array([0.0, student_variance(step, True)])
 
 
 def platen(law: Law, step: float) -> tuple[Any, np.ndarray | None]:
     """Platen's weak scheme of order 2."""
-    return integrate(_equation(law), Platen(), dt=step), None
+    return integrate(_equation(law), integrators.Platen(), dt=step), None
 
 
 def sra1(law: Law, step: float) -> tuple[Any, np.ndarray | None]:
     """SRA1."""
-    return integrate(_equation(law), SRA1(), dt=step), linear_reference(exact.sra1, law, step)
+    return integrate(_equation(law), integrators.SRA1(), dt=step), linear_reference(exact.sra1, law, step)
 
 
 def exact_linear(law: Law, step: float) -> tuple[Any, np.ndarray | None]:
     """The exact step of a linear SDE."""
-    return integrate(_equation(law), ExactLinear(), dt=step), law.target
+    return integrate(_equation(law), integrators.ExactLinear(), dt=step), law.target
 
 
 def leimkuhler_matthews(law: Law, step: float) -> tuple[Any, np.ndarray | None]:
     """Leimkuhler–Matthews."""
-    return integrate(_equation(law), LeimkuhlerMatthews(), dt=step), linear_reference(exact.leimkuhler_matthews, law, step)
+    made = integrate(_equation(law), integrators.LeimkuhlerMatthews(), dt=step)
+    return made, linear_reference(exact.leimkuhler_matthews, law, step)
 
 
 def _kinetic(law: Law, step: float, integrator: Any, letters: str) -> tuple[Any, np.ndarray | None]:
@@ -207,12 +208,12 @@ def _kinetic(law: Law, step: float, integrator: Any, letters: str) -> tuple[Any,
 
 def baoab(law: Law, step: float) -> tuple[Any, np.ndarray | None]:
     """BAOAB."""
-    return _kinetic(law, step, BAOAB(), "BAOAB")
+    return _kinetic(law, step, integrators.BAOAB(), "BAOAB")
 
 
 def obabo(law: Law, step: float) -> tuple[Any, np.ndarray | None]:
     """OBABO."""
-    return _kinetic(law, step, OBABO(), "OBABO")
+    return _kinetic(law, step, integrators.OBABO(), "OBABO")
 
 
 def plain_sgd(law: Law, step: float) -> tuple[Any, np.ndarray | None]:
@@ -234,12 +235,16 @@ def heavy_ball(law: Law, step: float) -> tuple[Any, np.ndarray | None]:
 
 OURS = {
     "sgd": Sampler(
-        plain_sgd, package="jaxsde", quick=("least_squares", "double_well"),
+        plain_sgd,
+        package="jaxsde",
+        quick=("least_squares", "double_well"),
         steps={"least_squares": 0.1, "least_squares_batch": 0.1, "current": 0.2, "double_well": 0.1},
     ),
     "momentum": Sampler(heavy_ball, package="jaxsde", steps={"heavy_ball": 0.025}, quick=("heavy_ball",)),
     "euler_maruyama": Sampler(
-        euler_maruyama, package="jaxsde", quick=("current", "student"),
+        euler_maruyama,
+        package="jaxsde",
+        quick=("current", "student"),
         steps={"gaussian": 0.2, "current": 0.2, "double_well": 0.1, "student": 0.1, "least_squares_sde": 0.1},
     ),
     "heun": Sampler(heun, package="jaxsde", steps={"current": 0.3, "double_well": 0.05}),

@@ -38,7 +38,9 @@ def observed(made: Made, law: Law, step: float, seed: int, louder: float) -> See
     return Seen(each.mean(axis=0), each.std(axis=0, ddof=1) / np.sqrt(len(each)), len(each))
 
 
-def chain(law: Law, begin: Callable[[Any], Any], step: Callable[..., Any], position: Callable[[Any], Any]) -> Callable[..., Any]:
+def chain(
+    law: Law, begin: Callable[[Any], Any], step: Callable[..., Any], position: Callable[[Any], Any]
+) -> Callable[..., Any]:
     """One chain of a kernel step(key, state, louder): the loop that its user writes."""
 
     def one(x: Any, key: Any, louder: Any, burn_in: int, steps: int) -> Any:
@@ -180,7 +182,9 @@ def _diffrax(law: Law, step: float, solver: Any) -> Callable[..., Any]:
 
         def noise(t: Any, y: Any, args: Any) -> Any:
             values = louder * field(y)
-            return lineax.DiagonalLinearOperator(values) if law.name == "student" else lineax.MatrixLinearOperator(values)
+            return (
+                lineax.DiagonalLinearOperator(values) if law.name == "student" else lineax.MatrixLinearOperator(values)
+            )
 
         terms = diffrax.MultiTerm(diffrax.ODETerm(lambda t, y, args: force(y)), diffrax.ControlTerm(noise, path))
         return _solved(law, terms, solver, x, step, burn_in, steps, itself)
@@ -283,13 +287,14 @@ PEERS = {
     "blackjax.sghmc": Sampler(sghmc, package="blackjax", steps={"gaussian": 0.05}),
     "blackjax.sghmc+temperature": Sampler(sghmc_temperature, package="blackjax", steps={"gaussian": 0.05}),
     "blackjax.mala": Sampler(
-        mala, package="blackjax", steps={"gaussian": 0.5, "double_well": 0.3, "bent_valley": 0.3}, quick=("double_well",)
+        mala,
+        package="blackjax",
+        steps={"gaussian": 0.5, "double_well": 0.3, "bent_valley": 0.3},
+        quick=("double_well",),
     ),
     "diffrax.Euler": Sampler(euler, package="diffrax", steps={"current": 0.2, "double_well": 0.1}, quick=("current",)),
     "diffrax.ItoMilstein": Sampler(ito_milstein, package="diffrax", steps={"student": 0.1}),
-    "diffrax.ShARK": Sampler(
-        shark, package="diffrax", steps={"current": 0.3, "double_well": 0.1, "bent_valley": 0.05}
-    ),
+    "diffrax.ShARK": Sampler(shark, package="diffrax", steps={"current": 0.3, "double_well": 0.1, "bent_valley": 0.05}),
     "diffrax.SRA1": Sampler(sra1, package="diffrax", steps={"current": 0.3}),
     "diffrax.QUICSORT": Sampler(quicsort, package="diffrax", steps={"harmonic": 0.2}),
     "diffrax.ALIGN": Sampler(align, package="diffrax", steps={"harmonic": 0.1}),

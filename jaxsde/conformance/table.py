@@ -84,7 +84,9 @@ class Row:
             case "not installed":
                 return f"not installed: pip install {self.package}"
             case _:
-                return f"WRONG: {self.component} is off by {self.z:.1f} standard errors" if self.z is not None else "WRONG"
+                return (
+                    f"WRONG: {self.component} is off by {self.z:.1f} standard errors" if self.z is not None else "WRONG"
+                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +107,8 @@ class Table:
         return tuple(r for r in self.rows if r.verdict != "not installed" and not r.caught)
 
     def __str__(self) -> str:
-        head = f"{'law':<20}{'sampler':<30}{'step':>6}{'max |z|':>9}{'critical':>9}{'bias':>8}{'planted |z|':>13}{'power':>8}  verdict"
-        lines = [head]
+        head = f"{'law':<20}{'sampler':<30}{'step':>6}{'max |z|':>9}{'critical':>9}{'bias':>8}{'planted |z|':>13}{'power':>8}"
+        lines = [f"{head}  verdict"]
         for r in self.rows:
             if r.z is None:
                 lines.append(f"{r.law:<20}{r.sampler:<30}{r.step:>6g}{'':>53}  {r.sentence}")
@@ -129,10 +131,20 @@ class Table:
     def to_json(self) -> dict[str, Any]:
         """A dict that JSON can hold."""
         rows = [
-            {**dataclasses.asdict(r), "caught": r.caught, "sentence": r.sentence, "z": _finite(r.z), "planted_z": _finite(r.planted_z)}
+            {
+                **{name: _finite(value) for name, value in dataclasses.asdict(r).items()},
+                "caught": r.caught,
+                "sentence": r.sentence,
+            }
             for r in self.rows
         ]
-        return {"rows": rows, "wrong": len(self.wrong), "missed": len(self.missed), "false_alarm": FALSE_ALARM, "seed": self.seed}
+        return {
+            "rows": rows,
+            "wrong": len(self.wrong),
+            "missed": len(self.missed),
+            "false_alarm": FALSE_ALARM,
+            "seed": self.seed,
+        }
 
     def figure(self, file: str | Path) -> Path:
         """|z| of every row and of its planted twin, against the critical value."""
@@ -167,7 +179,8 @@ def conform(
 
 def pairs(laws: Iterable[str] | None, samplers: Iterable[str] | None, *, quick: bool = False) -> list[tuple[str, str]]:
     """The rows that were asked for: (law, sampler), law by law."""
-    for kind, names, known in (("law", laws, set(LAWS)), ("sampler", samplers, {*SAMPLERS, *(s.package for s in SAMPLERS.values())})):
+    packages = {s.package for s in SAMPLERS.values()}
+    for kind, names, known in (("law", laws, set(LAWS)), ("sampler", samplers, {*SAMPLERS, *packages})):
         for name in names or ():
             if name not in known:
                 raise ValueError(f"no {kind} {name!r}; {did_you_mean(name, sorted(known))}")
@@ -181,7 +194,9 @@ def pairs(laws: Iterable[str] | None, samplers: Iterable[str] | None, *, quick: 
         and (chosen is None or name in chosen or sampler.package in chosen)
     ]
     if not found:
-        raise ValueError("no row: none of these samplers is asked for any of these laws" + (" in the short table" if quick else ""))
+        raise ValueError(
+            "no row: none of these samplers is asked for any of these laws" + (" in the short table" if quick else "")
+        )
     return found
 
 
@@ -198,7 +213,7 @@ def _row(law: Law, name: str, components: int, seed: int) -> Row:
     size = float(np.abs(law.target).max())
     critical = float(stats.t.isf(FALSE_ALARM / 2 / components, seen.parts - 1))
     z, worst = _largest(seen, reference)
-    planted, which = _largest(twin, reference)
+    planted, _ = _largest(twin, reference)
     bias = None if made[1] is None else float(np.abs(reference - law.target).max()) / size
     resolution = critical * float(seen.stderr.max()) / size
     verdict: Verdict = "on target" if bias is None else "exact" if bias < _ROUNDING else "as its scheme"
@@ -206,10 +221,11 @@ def _row(law: Law, name: str, components: int, seed: int) -> Row:
         verdict = "WRONG"
     # the odds that a twin's z, of unit spread about what was measured, is beyond the critical value
     power = float(stats.norm.sf(critical - planted)) if np.isfinite(planted) else 1.0
+    mean, stderr, wanted, target = (tuple(map(float, a)) for a in (seen.mean, seen.stderr, reference, law.target))
     return Row(
-        law.name, name, sampler.package, step, verdict, z, law.labels[worst], critical, *(
-            tuple(float(v) for v in a) for a in (seen.mean, seen.stderr, reference, law.target)
-        ), bias, resolution, planted, power, time.perf_counter() - began,
+        law.name, name, sampler.package, step, verdict, z=z, component=law.labels[worst], critical=critical, mean=mean,
+        stderr=stderr, reference=wanted, target=target, bias=bias, resolution=resolution, planted_z=planted, power=power,
+        seconds=time.perf_counter() - began,
     )  # fmt: skip
 
 
@@ -222,5 +238,8 @@ def _largest(seen: Seen, reference: np.ndarray) -> tuple[float, int]:
     return float(z[worst]), worst
 
 
-def _finite(x: float | None) -> float | None:
-    return x if x is not None and np.isfinite(x) else None
+def _finite(value: Any) -> Any:
+    """What JSON can hold: None for a number that is not finite."""
+    if isinstance(value, tuple):
+        return [_finite(v) for v in value]
+    return value if not isinstance(value, float) or np.isfinite(value) else None

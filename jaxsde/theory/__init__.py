@@ -2,7 +2,7 @@
 
 Read in this order: `float64` (how a loss is evaluated), `minimum`, `linear` (second-moment equations), `linearise` (A, C and F
 of an object), `stationary` and `edge` (what follows), `currents`, `gaussian` and `temperature` (distances to Gibbs), `confine`,
-`grid`, `gibbs`, `density` (laws by quadrature).
+`grid`, `gibbs`, `density` (laws by quadrature), `lattice` (the generator of an SDE as jumps on a grid).
 """
 
 from .currents import area_rates, entropy_production, linear_entropy_production

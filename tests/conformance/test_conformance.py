@@ -99,7 +99,7 @@ def test_laws_on_the_line():
     for _ in range(600):
         p = kernel @ p
         p /= p.sum()
-    np.testing.assert_allclose(ours.euler_reference(well, h)[1:], [p @ x**2, p @ (x**2 - 1) ** 2 / 4], rtol=1e-9)
+    np.testing.assert_allclose(ours.euler_reference(well, h)[1:], [p @ x**2, p @ (x**2 - 1) ** 2 / 4], rtol=1e-12)
     # Milstein on Student's t: x' = (1 − h)x + b√h z + ½bb′h(z² − 1) squared by Gauss and Hermite, iterated
     nodes, weights = np.polynomial.hermite_e.hermegauss(8)
     v = 0.1
@@ -143,7 +143,8 @@ def test_what_is_missing_is_said(monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(table.SAMPLERS, "optax.sgd", SAMPLERS["optax.sgd"]._replace(package="no_such_package"))
     found = conform(["least_squares"], ["optax.sgd"])
     assert found.rows[0].verdict == "not installed" and "pip install no_such_package" in str(found) and not found.missed
-    assert found.figure(tmp_path / "t.html").read_text().count("not installed") == 1
+    with pytest.raises(ValueError, match="nothing to draw"):
+        found.figure(tmp_path / "t.html")
     faults = [
         (["--laws", "gausian"], "gaussian"),
         (["--samplers", "blackjx"], "blackjax"),
