@@ -40,6 +40,12 @@ CATALOGUES: dict[str, tuple[str, str, str]] = {
         "ITO STRONG WEAK KINETIC",
         "steps of an SDE, for jaxsde.integrate and [sde] integrator",
     ),
+    "laws": ("conformance/laws.py", "LAWS", "stationary laws known exactly, for jaxsde conform --laws"),
+    "samplers": (
+        "conformance/ours.py conformance/peers.py",
+        "OURS PEERS",
+        "what jaxsde conform asks for them, with the laws and the steps",
+    ),
     "papers": (
         "reproduce/mandt.py reproduce/chaudhari.py reproduce/zhu.py reproduce/xie.py reproduce/simsekli.py reproduce/kunin.py "
         "reproduce/paquette.py reproduce/azizian.py",

@@ -1,4 +1,4 @@
-"""The command `jaxsde`: run | sweep | reproduce | list | doctor | report | bench.
+"""The command `jaxsde`: run | sweep | conform | reproduce | list | doctor | report | bench.
 
 Standard output carries data (`--json`: exactly one object, also of an error); people read standard error. A fault is one
 line, `jaxsde: error: …`, and an exit code of `errors`; `--debug` adds the traceback. No JAX before every flag and file has
@@ -152,6 +152,23 @@ class Sweep:
 
 
 @dataclass(frozen=True)
+class Conform:
+    """Ask jaxsde, BlackJAX, diffrax and optax for laws that are known exactly: z-scores, and a planted error in each row.
+
+    Exit code 1 where a row of jaxsde is wrong or a planted error is not found. `jaxsde list laws` and `jaxsde list samplers`
+    name what there is; a package's name stands for all its samplers. A minute or two; with --quick a third of a minute.
+    """
+
+    laws: Annotated[Text, flag(metavar="NAME,…", help="laws of jaxsde list laws (all)")] = None
+    samplers: Annotated[Text, flag(metavar="NAME,…", help="samplers of jaxsde list samplers, or packages (all)")] = None
+    quick: Annotated[bool, flag(help="the short table")] = False
+    seed: Annotated[Text, flag(metavar="N", help="0 to 2^32 - 1 (0)")] = None
+    out: Annotated[Text, flag(metavar="FILE", help="draw it into a .png, .svg or .html file")] = None
+    json: Json = False
+    debug: Debug = False
+
+
+@dataclass(frozen=True)
 class Reproduce:
     """Measure the one computable statement of a paper, beside its formula: a table, result.json and a figure.
 
@@ -167,7 +184,8 @@ class Reproduce:
 
 
 COMMANDS: dict[str, type[Any]] = {
-    "run": Run, "sweep": Sweep, "reproduce": Reproduce, "list": List, "doctor": Doctor, "report": Report, "bench": Bench
+    "run": Run, "sweep": Sweep, "conform": Conform, "reproduce": Reproduce, "list": List, "doctor": Doctor, "report": Report,
+    "bench": Bench,
 }  # fmt: skip
 
 
@@ -215,12 +233,12 @@ def _main(arguments: list[str]) -> int:
         return 0
     options = _parse(_joined(arguments))
     try:
-        from . import commands
+        from . import commands, inventory
     except ImportError as fault:
         raise ExperimentError(f"{NEEDS_APP} ({fault.name} is missing)", code=UNAVAILABLE) from fault
     return {
-        Run: commands.run, Sweep: commands.sweep, List: commands.list_, Doctor: commands.doctor, Report: commands.report,
-        Bench: commands.bench, Reproduce: commands.reproduce,
+        Run: commands.run, Sweep: commands.sweep, List: inventory.list_, Doctor: inventory.doctor, Report: commands.report,
+        Bench: commands.bench, Conform: commands.conform, Reproduce: commands.reproduce,
     }[type(options)](options)  # fmt: skip
 
 

@@ -1,25 +1,21 @@
-"""What each command does: run | sweep | reproduce | list | doctor | report | bench."""
+"""What each command does: run | sweep | conform | reproduce | report | bench; list and doctor are in inventory.py."""
 
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 import json
 import logging
 import os
-import platform
 import sys
-import tempfile
 import warnings
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import __version__, config, output
-from .catalogue import CATALOGUES, Listed, catalogue, did_you_mean
+from . import config, output
+from .catalogue import catalogue, did_you_mean
 from .errors import DIVERGED, FAILED_CHECK, NO_INPUT, UNAVAILABLE, USAGE, ExperimentError, one_line
 from .experiment import Experiment
 
@@ -56,7 +52,7 @@ def run(options: cli.Run) -> int:
     with out:
         for note in experiment.notes:
             say(f"note: {note}")
-        _quiet()
+        quiet()
         device = _start_jax(experiment)
         job = importlib.import_module(".job", __package__)
         result = job.run_experiment(experiment, progress=sys.stderr.isatty() and not options.json)
@@ -96,7 +92,7 @@ def sweep(options: cli.Sweep) -> int:
     sizes = _several(options.batch_sizes, "--batch-sizes", int, [experiment.sgd.batch_size])
     samplings = _several(options.samplings, "--samplings", str, [experiment.sgd.sampling])
     temperatures = _several(options.temperatures, "--temperatures", float, [])
-    _quiet()
+    quiet()
     _start_jax(experiment)
     sweeps, random = (importlib.import_module(f".{name}", __package__) for name in ("sweeps", "random"))
     try:
@@ -126,23 +122,52 @@ def sweep(options: cli.Sweep) -> int:
     return 0
 
 
+def conform(options: cli.Conform) -> int:
+    """`jaxsde conform`: the table, perhaps a figure, and 1 where a row of jaxsde is wrong or a planted error is missed."""
+    for kind, flag, text in (("laws", "--laws", options.laws), ("samplers", "--samplers", options.samplers)):
+        known = [*catalogue(kind), *({e.settings["package"] for e in catalogue(kind).values()} if kind == "samplers" else ())]
+        for name in _several(text, flag, str, []):
+            if name not in known:
+                raise ExperimentError(f"no such name; {did_you_mean(name, known)}", file="command line", key=flag, value=name)
+    seed = _seed(options.seed, bits=32)
+    file = Path(options.out) if options.out else None
+    if file is not None and (file.suffix not in (".png", ".svg", ".html") or not file.absolute().parent.is_dir()):
+        raise ExperimentError(f"--out {options.out!r}: give a .png, .svg or .html file in a folder that exists", code=USAGE)
+    quiet()
+    _start_jax(Experiment())
+    module = importlib.import_module(".conformance", __package__)
+    laws, samplers = (_several(text, "", str, []) or None for text in (options.laws, options.samplers))
+    try:
+        count = len(module.pairs(laws, samplers, quick=options.quick))
+    except ValueError as fault:
+        raise ExperimentError(one_line(str(fault)), file="command line") from None
+    done = iter(range(1, count + 1))
+    found = module.conform(
+        laws, samplers, quick=options.quick, seed=seed,
+        tell=lambda row: say(f"{next(done)} of {count}: {row.sampler} on {row.law}: {row.sentence}"),
+    )  # fmt: skip
+    failed = [row for row in found.wrong if row.package == "jaxsde"] or list(found.missed)
+    told = {"ok": not failed, **found.to_json()}
+    print(json.dumps(told, ensure_ascii=False, allow_nan=False) if options.json else found, flush=True)
+    if file is not None:
+        say(str(found.figure(file)) if any(row.z is not None for row in found.rows) else "no figure: no row was measured")
+    return FAILED_CHECK if failed else 0
+
+
 def reproduce(options: cli.Reproduce) -> int:
     """`jaxsde reproduce`: the statement of one paper or of all, a figure for each, and 1 where one fails."""
     papers = catalogue("papers")
     if options.paper is None or options.paper not in (*papers, "all"):
         reason = f"{'no such paper' if options.paper else 'names no paper'}; {did_you_mean(options.paper or '', [*papers, 'all'])}"
         raise ExperimentError(reason, file="command line", key="reproduce", value=options.paper or "")
-    text = options.seed or "0"
-    seed = int(text) if text.isascii() and text.isdecimal() else -1
-    if not 0 <= seed < 2**64:
-        raise ExperimentError("must be a whole number from 0 to 2^64 - 1", file="command line", key="--seed", value=options.seed)
+    seed = _seed(options.seed, bits=64)
     names = list(papers) if options.paper == "all" else [options.paper]
     out = output.take(
         options.out, f"reproduce-{options.paper}", force=options.force,
         error=lambda reason, **fields: ExperimentError(reason, key="out", **fields),
     )  # fmt: skip
     with out:
-        _quiet()
+        quiet()
         _start_jax(Experiment())
         module, random, style = (importlib.import_module(f".{n}", __package__) for n in ("reproduce", "random", "report.style"))
         statements = {}
@@ -165,6 +190,14 @@ def reproduce(options: cli.Reproduce) -> int:
     return FAILED_CHECK if failed else 0
 
 
+def _seed(text: str | None, *, bits: int) -> int:
+    """`--seed`, 0 if it is not given."""
+    text = text or "0"
+    if not (text.isascii() and text.isdecimal() and int(text) < 2**bits):
+        raise ExperimentError(f"must be a whole number from 0 to 2^{bits} - 1", file="command line", key="--seed", value=text)
+    return int(text)
+
+
 def _several(text: str | None, name: str, kind: Any, default: list[Any]) -> list[Any]:
     """`0.01,0.02` -> [0.01, 0.02]."""
     if text is None:
@@ -179,141 +212,13 @@ def _several(text: str | None, name: str, kind: Any, default: list[Any]) -> list
     return values
 
 
-def list_(options: cli.List) -> int:
-    """`jaxsde list`: the catalogues, from their sources."""
-    if options.what is not None and options.what not in CATALOGUES:
-        reason = f"no such catalogue; {did_you_mean(options.what, CATALOGUES)}"
-        raise ExperimentError(reason, file="command line", key="list", value=options.what)
-    which = [options.what] if options.what else list(CATALOGUES)
-    if options.json:
-        listed = {
-            name: {
-                entry.name: {
-                    "summary": entry.summary,
-                    "parameters": {p.name: p.default for p in entry.parameters.values()},
-                    **({"settings": entry.settings} if name in ("integrators", "samplings", "papers") else {}),
-                }
-                for entry in catalogue(name).values()
-            }
-            for name in which
-        }
-        print(json.dumps({"ok": True, **listed}, ensure_ascii=False), flush=True)
-        return 0
-    lines = []
-    for name in which:
-        lines.append(f"{name}: {CATALOGUES[name][2]}")
-        for entry in catalogue(name).values():
-            told = ", ".join(f"{p.name} = {p.default}" for p in entry.parameters.values())
-            lines.append(f"  {entry.name:<20} {entry.summary}" + (f"  [{told}]" if told else ""))
-            lines += [f"  {'':<20} {entry.settings['says']}"] if "says" in entry.settings else []
-            lines += [f"  {'':<20} {line}" for line in _declared(entry.settings)]
-        if name == "integrators":
-            lines += ["", "  Strong/weak orders by kind of noise:", *_table(catalogue(name).values())]
-        lines.append("")
-    print("\n".join(lines).rstrip(), flush=True)
-    return 0
-
-
-def _table(entries: Iterable[Listed]) -> list[str]:
-    """The declarations of integrators, a row for each: strong/weak orders by kind of noise."""
-    kinds = ("additive", "diagonal", "commutative", "general")
-    rows = [["", "calculus", "noise", "drift", *kinds, "draws"]]
-    for entry in entries:
-        s = entry.settings
-        exact = {"additive": "exact"} if not s["weak"] else {}
-        orders = [f"{s['strong'][k]:g}/{s['weak'][k]:g}" if k in s["weak"] else exact.get(k, "-") for k in kinds]
-        for kind, settings in s.get("needs", {}).items():  # noises that commute are there as well
-            orders[kinds.index(kind)] += "".join(f" ({name}={value})" for name, value in settings.items())
-        drift, laws = s.get("drift", "any"), ", ".join(s.get("laws", ("gaussian",)))
-        rows.append([entry.name, s["calculus"], s["noise"], drift, *orders, laws])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  " + "  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def _declared(settings: dict[str, Any]) -> list[str]:
-    """Where a paper is; nothing for other things."""
-    return ["{authors} ({year}), {title}, {where}".format(**settings)] if "authors" in settings else []
-
-
-def _native() -> str:
-    """What the executor that compiles steps for the CPU finds here, in words."""
-    from .engine.executors.native import build
-
-    if why := build.missing():
-        return f"no ({why})"
-    machine, place = build.machine(), build.folder()
-    return f"{machine.name}, vectors of {machine.bits} bits, compiled code kept in {place or 'memory only'}"
-
-
-def doctor(options: cli.Doctor) -> int:
-    """`jaxsde doctor`: what this machine has, and what is missing."""
-    _quiet()
-    packages: dict[str, str | None] = {}
-    for name in (
-        "jax",
-        "jaxlib",
-        "jaxtyping",
-        "numpy",
-        "scipy",
-        "optax",
-        "matplotlib",
-        "msgspec",
-        "scikit-learn",
-        "tyro",
-    ):
-        try:
-            packages[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            packages[name] = None
-    try:
-        jax = importlib.import_module("jax")
-        devices, reason = [str(d) for d in jax.devices()], None
-        threads = importlib.import_module(".engine.layout", __package__).workers(jax.devices()[0].platform)
-    except (ImportError, RuntimeError) as fault:
-        devices, threads, reason = [], 0, one_line(str(fault).split("\n", 1)[0])
-    native = _native() if devices else "unknown without a device"
-    memory = config.available_bytes()
-    writable = {str(p): os.access(p, os.W_OK) for p in (Path.cwd(), Path(tempfile.gettempdir()))}
-    ok = bool(devices) and all(packages.values())
-    found = {
-        "ok": ok,
-        "jaxsde": __version__,
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}",
-        "cores": os.cpu_count(),
-        "memory_available": memory,
-        "devices": devices,
-        "devices_reason": reason,
-        "tiles_at_once": threads,
-        "native": native,
-        "packages": packages,
-        "writable": writable,
-    }
-    if options.json:
-        print(json.dumps(found, allow_nan=False), flush=True)
-        return 0 if ok else UNAVAILABLE
-    missing = [name for name, version in packages.items() if version is None]
-    print(f"jaxsde {__version__}, Python {found['python']}, {found['machine']}, {found['cores']} cores")
-    print(f"memory available: {'unknown' if memory is None else f'{memory / 1e9:.1f} GB'}")
-    print(f"devices: {', '.join(devices) or f'none ({reason})'}")
-    each = ", a core each, by every executor; more host devices change neither speed nor bits" if threads > 1 else ""
-    print(f"tiles of chains at once: {threads}{each}")
-    print(f"executor native: {native}")
-    print("packages: " + ", ".join(f"{name} {version}" for name, version in packages.items() if version))
-    if missing:
-        print(f"missing: {', '.join(missing)}; pip install 'jaxsde[app]'")
-    for folder, good in writable.items():
-        print(f"{folder}: {'writable' if good else 'not writable'}")
-    return 0 if ok else UNAVAILABLE
-
-
 def report(options: cli.Report) -> int:
     """`jaxsde report DIR`: the figures and the page again, from what the folder holds."""
     folder = Path(options.folder or "")
     if options.folder is None or not (folder / output.RESULT).is_file():
         reason = f"holds no {output.RESULT}; give the folder of a finished run"
         raise ExperimentError(reason, code=NO_INPUT, file="command line", key="report", value=options.folder or "")
-    _quiet()
+    quiet()
     try:
         written = json.loads((folder / output.RESULT).read_text(encoding="utf-8"))
         if not isinstance(written, dict):
@@ -345,7 +250,7 @@ def bench(options: cli.Bench) -> int:
     figure = Path(options.figure) if options.figure else None
     if figure is not None and (figure.suffix not in (".png", ".svg") or not figure.absolute().parent.is_dir()):
         raise ExperimentError(f"--figure {options.figure!r}: give a .png or .svg file in a folder that exists", code=USAGE)
-    _quiet()
+    quiet()
     from . import bench as benchmark
 
     try:
@@ -420,7 +325,7 @@ def _check_device(experiment: Experiment) -> None:
         raise experiment.error("device", f"no GPU support is installed; {cure}", code=UNAVAILABLE)
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Keeps libraries from talking where nobody asked: no display, no home and no GPU are all well."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ["MPLBACKEND"] = "Agg"

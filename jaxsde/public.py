@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import metrics, problems, theory
+from . import conformance, metrics, problems, relations, theory
 from .dynamics.adaptive import adam_sde, rmsprop_sde, sign_sgd_sde
 from .dynamics.equations import brownian, gradient_flow, homogenized_sgd, langevin, sde, sgd_sde
 from .dynamics.kinetic import momentum_sde, underdamped
@@ -29,6 +29,7 @@ from .stepping.integrators import (
     TamedEuler,
 )
 from .stepping.optimizers import momentum
+from .stepping.whole import whole
 from .sweeps import sweep
 from .weak_order import weak_error
 
@@ -60,6 +61,7 @@ __all__ = [
     "adam_sde",
     "advance",
     "brownian",
+    "conformance",
     "coupled",
     "difference",
     "extrapolated",
@@ -78,6 +80,7 @@ __all__ = [
     "of",
     "potential",
     "problems",
+    "relations",
     "richardson_romberg",
     "rmsprop_sde",
     "sde",
@@ -92,4 +95,5 @@ __all__ = [
     "underdamped",
     "verdict_statistics",
     "weak_error",
+    "whole",
 ]

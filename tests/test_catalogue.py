@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from jaxsde.catalogue import CATALOGUES, Parameter, arithmetic, catalogue, check, did_you_mean, read
+from jaxsde.conformance.laws import LAWS
+from jaxsde.conformance.table import SAMPLERS
 from jaxsde.dynamics.gradients import SAMPLINGS
 from jaxsde.problems import DATASETS, LOSSES, POTENTIALS
 from jaxsde.reproduce import PAPERS
@@ -15,7 +17,7 @@ from jaxsde.stepping.integrators import INTEGRATORS
 
 IMPORTED = {
     "losses": LOSSES, "potentials": POTENTIALS, "data": DATASETS, "samplings": SAMPLINGS, "integrators": INTEGRATORS,
-    "papers": PAPERS,
+    "laws": LAWS, "samplers": SAMPLERS, "papers": PAPERS,
 }  # fmt: skip
 
 

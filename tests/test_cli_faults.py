@@ -368,7 +368,7 @@ def test_what_needs_no_jax(command, tmp_path, arguments, environment):
 def test_list_as_json(command):
     told = json.loads(command("list", "--json").stdout)
     assert told["ok"] and told["losses"]["huber"]["parameters"]["delta"] == 1.0
-    assert set(told) == {"ok", "losses", "potentials", "data", "samplings", "integrators", "papers"}
+    assert set(told) == {"ok", "losses", "potentials", "data", "samplings", "integrators", "laws", "samplers", "papers"}
 
 
 def test_a_reader_that_goes_away(poison, tmp_path):

@@ -121,7 +121,7 @@ def is_gibbs(run: Any, problem: Problem, *, temperature: float | None = None, to
     alpha = getattr(getattr(run.chain, "gradient", None), "alpha", None)
     if alpha is not None and float(alpha) < 2:
         return _nothing(run, f"the law has no finite variance (alpha = {float(alpha):g}), so no temperature: it is not Gibbs")
-    stationary = _stationary(run)
+    stationary = stationarity(run)
     if stationary.reading == "no":
         kl = divergence(run, problem, temperature)
         return _nothing(run, "not stationary yet: run longer, or discard more", stationary, _gibbs(kl, tolerance))
@@ -171,7 +171,8 @@ def _given(temperature: float) -> Estimate:
     return Estimate(temperature, 0.0, temperature, temperature, 0, "given")
 
 
-def _stationary(run: Any) -> Check:
+def stationarity(run: Any) -> Check:
+    """Whether means drift along the run: from its Course, else from its Covariance and last positions."""
     name = _find(run.statistics, Course)
     if name is not None:
         drift = run.estimate(name, _halves)

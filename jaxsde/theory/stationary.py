@@ -173,7 +173,7 @@ def _optimised(chain: OptimizerChain) -> System:
         )
     factor = noise_factor(gradient)
     local = of_problem(problem)
-    state, push = _optimizer_matrices(chain, local.centre)
+    state, push = optimizer_matrices(chain, local.centre)
     position = np.eye(d, len(state))
     a = state + push @ (-local.drift) @ position
     inner = local.feedback if factor else None
@@ -195,7 +195,7 @@ class _Given:
         return drawn.normals
 
 
-def _optimizer_matrices(chain: OptimizerChain, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def optimizer_matrices(chain: OptimizerChain, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """P and G of the optimiser's step y' = P y + G ĝ around (centre, fresh state); `ValueError` when it is not linear."""
     d = len(centre)
     if chain.optimizer is None:
