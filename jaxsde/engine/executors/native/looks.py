@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..scalar import Unsupported, block, evaluate
-from ..scalar.graph import CHAIN, STEP, Graph, Node
+from ..scalar.graph import CHAIN, STEP, Graph, Node, ordered
 from ..scalar.indexing import entries
 from ..scalar.plans import Plans
 from . import build, floats, memory
@@ -25,30 +25,26 @@ from .writer import Writer, stored
 
 LANES = 16  # a tile is a multiple of this
 _ROWS = 400  # numbers of each chain's accumulators: of more, LLVM would take longer than XLA does
+_TOGETHER = 4  # samples that a number takes in before it goes back to memory
+_COPIES = 4  # of the counts of a row
 ARGUMENTS = (
     "ptr noalias %rows, ptr noalias %tables, ptr noalias %out, ptr noalias %alive, ptr noalias %counts, ptr noalias %bases, "
     "ptr noalias %times, i64 %chains, i64 %samples"
 )
 
 
-class _Often(Graph):
-    """A graph that remembers what is rare."""
+class _Never(Graph):
+    """A graph in which what is rare does not happen, and which remembers when it would."""
 
     def __init__(self, *given: Any):
         super().__init__(*given)
         self.flags: list[Node] = []
 
     def op(self, name: str, dtype: Any, *args: Any) -> Node:
-        if name == "rarely":
-            self.flags.append(args[0])
-        return super().op(name, dtype, *args)
-
-
-class _Never(Graph):
-    """A graph in which what is rare does not happen."""
-
-    def op(self, name: str, dtype: Any, *args: Any) -> Node:
-        return self.literal(False, bool) if name == "rarely" else super().op(name, dtype, *args)
+        if name != "rarely":
+            return super().op(name, dtype, *args)
+        self.flags.append(args[0])
+        return self.literal(False, bool)
 
 
 class Looks:
@@ -61,17 +57,20 @@ class Looks:
         for name, statistic in sorted(statistics.items()):  # the order of a tree's leaves
             try:
                 if hasattr(statistic, "boxes"):
-                    _graph(_Often, {name: statistic}, [], [name], self.dim, dtype)
+                    _graph(Graph, {name: statistic}, [], [name], self.dim, dtype)
                     self.counting.append(name)
                 elif _per_chain(statistic, self.dim, dtype):
-                    _graph(_Often, {name: statistic}, [name], [], self.dim, dtype)
+                    _graph(Graph, {name: statistic}, [name], [], self.dim, dtype)
                     self.own.append(name)
             except Unsupported:
                 pass
         self.call: Any = None
         if self.own or self.counting:
-            often, never = (_graph(g, statistics, self.own, self.counting, self.dim, dtype) for g in (_Often, _Never))
-            self.built = build.build(_source(often, never, build.machine()))
+            own, counting = (
+                [_graph(kind, statistics, *names, self.dim, dtype) for kind in (Graph, _Never)]
+                for names in ((self.own, []), ([], self.counting))
+            )
+            self.built = build.build(_Source(own, counting, self.dim, dtype, build.machine()).text())
             kinds = (*[ctypes.c_void_p] * 7, ctypes.c_int64, ctypes.c_int64)
             self.call = ctypes.CFUNCTYPE(None, *kinds)(self.built.address("advance"))
 
@@ -89,10 +88,10 @@ class Looking:
             np.array(np.reshape(leaf, (lanes, -1)).T, memory.row_bytes(leaf.dtype), order="C")
             for leaf in jax.tree.leaves(self.own)
         ]
-        sizes = [int(np.prod(statistics[name].shape)) + 2 for name in code.counting]
-        self.counts = [np.zeros((rows, size), np.uint32) for size in sizes]
-        row = np.arange(lanes) // (lanes // rows)
-        self.bases = [np.ascontiguousarray(row * size, np.int32) for size in sizes]
+        shapes = [_counters(statistics[name]) for name in code.counting]
+        self.counts = [np.zeros((rows, *shape), np.uint32) for shape in shapes]
+        row, lane = np.arange(lanes) // (lanes // rows), np.arange(lanes)
+        self.bases = [np.ascontiguousarray(row * (size * copies) + lane % copies, np.int32) for size, copies in shapes]
         self.tables = memory.tables(jax.tree.leaves({n: statistics[n] for n in sorted(statistics)}))
         self.pending = 0
 
@@ -126,7 +125,7 @@ class Looking:
     def _settle(self) -> None:
         for name, counts in zip(self.code.counting, self.counts, strict=True):
             self.accumulators = {
-                **self.accumulators, name: self.accumulators[name].added(counts[:, :-1].astype(np.int64))
+                **self.accumulators, name: self.accumulators[name].added(counts[:, :-1].sum(-1, dtype=np.int64))
             }  # fmt: skip
             counts[:] = 0
         self.pending = 0
@@ -139,6 +138,14 @@ class _Traced(NamedTuple):
     before: list[Node]
     after: list[Node]
     boxes: list[Node]
+    copies: list[int]
+
+
+def _counters(statistic: Any) -> tuple[int, int]:
+    """(boxes, copies): with what is outside and what is nowhere; neighbouring chains count in copies of their own, where all
+    of them stay in the cache: in one box, each would wait for the last one."""
+    size = int(np.prod(statistic.shape)) + 2
+    return size, _COPIES if size <= 2048 else 1
 
 
 def _per_chain(statistic: Any, dim: int, dtype: np.dtype) -> bool:
@@ -184,83 +191,156 @@ def _graph(kind: Any, statistics: dict, own: list[str], counting: list[str], dim
     for name in counting:
         find = lambda ls, x, alive, name=name: structure.unflatten(ls)[name].boxes(x, alive)  # noqa: E731
         boxes.append(evaluate(g, jax.make_jaxpr(find)(shapes, *given[1:]), *shared, x, alive)[0].item())
-    return _Traced(g, before, after, boxes)
+    return _Traced(g, before, after, boxes, [_counters(statistics[name])[1] for name in counting])
 
 
-def _source(often: _Traced, never: _Traced, machine: build.Machine) -> str:
-    b, p = Writer(LANES, machine.bits), Writer(LANES, machine.bits)
-    b.declarations, b.helpers = p.declarations, p.helpers
-    p.fresh = 1_000_000  # names of the two writers stay apart
-    scalars = [TYPES[n.dtype.name] for n in often.before]
-    loaded: dict[tuple[str, int], str] = {}
+class _Source:
+    """The module as text: for each vector of chains the samples as the accumulators see them, then as the boxes do.
 
-    def pointer(array: str, i: int) -> str:
-        if (array, i) not in loaded:
-            loaded[array, i] = p.let(f"load ptr, ptr {p.let(f'getelementptr ptr, ptr %{array}, i64 {i}')}")
-        return loaded[array, i]
+    An accumulator's numbers lie on the stack. Where nothing rare happens in the next few samples, each number takes in all of
+    them before it is put back; else they come one by one, with all that may happen. The operations on a number are the same.
+    """
 
-    def place(scalar: str, array: str, index: str) -> str:
-        return b.let(f"getelementptr {stored(scalar)}, ptr {array}, i64 {index}")
+    def __init__(self, own: list[_Traced], counting: list[_Traced], dim: int, dtype: np.dtype, machine: build.Machine):
+        self.own, self.counting, self.dim, self.real, self.machine = own, counting, dim, TYPES[dtype.name], machine
+        self.b, self.p = Writer(LANES, machine.bits), Writer(LANES, machine.bits)
+        self.b.declarations, self.b.helpers = self.p.declarations, self.p.helpers
+        self.p.fresh = 1_000_000  # names of the two writers stay apart
+        self.loaded: dict[tuple[str, int], str] = {}
+        self.kinds = [TYPES[n.dtype.name] for n in own[0].before]
 
-    b.label("vector")
-    b.line("%i = phi i64 [ 0, %entry ], [ %i.next, %store ]")
-    first = [b.load(s, place(s, pointer("rows", r), "%i")) for r, s in enumerate(scalars)]
-    bases = [b.load("i32", place("i32", pointer("bases", k), "%i")) for k in range(len(often.boxes))]
-    b.line("br label %sample")
-    b.label("sample")
-    b.line("%s = phi i64 [ 0, %vector ], [ %s.next, %latch ]")
-    for r, s in enumerate(scalars):
-        b.line(f"%n{r} = phi {b.vector(s)} [ {first[r]}, %vector ], [ %n{r}.next, %latch ]")
-    inputs = [n for n in often.graph.nodes.values() if n.op == "x"]
-    real, dim = TYPES[inputs[0].dtype.name], len(inputs)
-    x = []
-    for j in range(dim):
-        row = b.let(f"add i64 {b.let(f'mul i64 %s, {dim}')}, {j}")
-        x.append(b.load(real, place(real, "%out", b.let(f"add i64 {b.let(f'mul i64 {row}, %chains')}, %i"))))
-    live = b.load("i1", place("i1", "%alive", b.let(f"add i64 {b.let('mul i64 %s, %chains')}, %i")))
-    time = b.let(f"load {real}, ptr {place(real, '%times', '%s')}")
-    known = {"x": x, "live": [live], "time": [time], "number": [f"%n{r}" for r in range(len(scalars))]}
-    printers = []
-    for traced in (often, never):
-        names = {n: known[n.op][n.args[0] if n.args else 0] for n in traced.graph.nodes.values() if n.op in known}
-        room = lambda scalar, size: p.let(f"alloca [{size} x {scalar}], align 64")  # noqa: E731
-        printers.append(Printer(traced.graph, b, p, names, lambda leaf: pointer("tables", leaf), room))
-    flags = printers[0].need(often.graph.flags)
-    printers[0].forget()
-    rare = "false"
-    for flag in flags:
-        rare = b.let(f"or i1 {rare}, {b.any(flag)}")
-    b.line(f"br i1 {rare}, label %often, label %seldom")
-    results = []
-    for label, traced, printer in zip(("often", "seldom"), (often, never), printers, strict=True):
-        b.label(label)
-        results.append(printer.need([*traced.after, *traced.boxes]))
-        b.line("br label %latch")
-    b.label("latch")
-    kinds = [*scalars, *["i32"] * len(often.boxes)]
-    names = [*(f"%n{r}.next" for r in range(len(scalars))), *(f"%box{k}" for k in range(len(often.boxes)))]
-    for kind, name, left, right in zip(kinds, names, *results, strict=True):
-        b.line(f"{name} = phi {b.vector(kind)} [ {left}, %often ], [ {right}, %seldom ]")
-    room = p.let(f"alloca [{LANES} x i32], align 64") if bases else ""
-    for k, base in enumerate(bases):
-        wide = b.vector("i32")
-        b.line(f"store {wide} {b.let(f'add {wide} %box{k}, {base}')}, ptr {room}, align 64")
-        for lane in range(LANES):
-            box = b.let(f"load i32, ptr {place('i32', room, str(lane))}")
-            where = place("i32", pointer("counts", k), b.let(f"sext i32 {box} to i64"))
-            more = b.let(f"add i32 {b.let(f'load i32, ptr {where}')}, 1")
-            b.line(f"store i32 {more}, ptr {where}")
-    b.line("%s.next = add i64 %s, 1")
-    b.line(f"br i1 {b.let('icmp slt i64 %s.next, %samples')}, label %sample, label %store")
-    b.label("store")
-    for r, s in enumerate(scalars):
-        b.store(s, f"%n{r}.next", place(s, pointer("rows", r), "%i"))
-    b.line(f"%i.next = add i64 %i, {LANES}")
-    b.line(f"br i1 {b.let('icmp slt i64 %i.next, %chains')}, label %vector, label %exit")
-    b.label("exit")
-    b.line("ret void")
-    lines = [
-        *p.helpers.values(), f"define void @advance({ARGUMENTS}) #0 {{", "entry:", *p.lines, "  br label %vector", *b.lines, "}",
-        *p.declarations.values(), f"attributes #0 = {{ nounwind {machine.attributes} }}", "!0 = !{}",
-    ]  # fmt: skip
-    return "\n".join(lines) + "\n"
+    def text(self) -> str:
+        b, p = self.b, self.p
+        slots = [self._room(kind, LANES) for kind in self.kinds]
+        b.label("vector")
+        b.line("%i = phi i64 [ 0, %entry ], [ %i.next, %store ]")
+        for r, kind in enumerate(self.kinds):
+            b.store(kind, b.load(kind, self._place(kind, self._pointer("rows", r), "%i")), slots[r])
+        b.line(f"br label %{'look' if self.kinds else 'boxes'}")
+        if self.kinds:
+            self._accumulate(slots)
+        b.label("boxes")
+        if self.counting[0].boxes:
+            self._count()
+        else:
+            b.line("br label %store")
+        b.label("store")
+        for r, kind in enumerate(self.kinds):
+            b.store(kind, b.load(kind, slots[r]), self._place(kind, self._pointer("rows", r), "%i"))
+        b.line(f"%i.next = add i64 %i, {LANES}")
+        b.line(f"br i1 {b.let('icmp slt i64 %i.next, %chains')}, label %vector, label %exit")
+        b.label("exit")
+        b.line("ret void")
+        lines = [
+            *p.helpers.values(), f"define void @advance({ARGUMENTS}) #0 {{", "entry:", *p.lines, "  br label %vector", *b.lines,
+            "}", *p.declarations.values(), f"attributes #0 = {{ nounwind {self.machine.attributes} }}", "!0 = !{}",
+        ]  # fmt: skip
+        return "\n".join(lines) + "\n"
+
+    def _accumulate(self, slots: list[str]) -> None:
+        b, (often, never) = self.b, self.own
+        b.label("look")
+        b.line("%s = phi i64 [ 0, %vector ], [ %s.next, %taken ]")
+        b.line(f"%s.last = add i64 %s, {_TOGETHER}")
+        b.line(f"br i1 {b.let('icmp sle i64 %s.last, %samples')}, label %several, label %one")
+        b.label("several")
+        printers = [self._printer(never, b.let(f"add i64 %s, {j}")) for j in range(_TOGETHER)]
+        before: dict[int, str] = {}
+
+        def value(r: int, j: int) -> str:
+            """Number r before sample j, printed where it is first wanted."""
+            if j:
+                return need(j - 1, [never.after[r]])[0]
+            if r not in before:
+                before[r] = b.load(self.kinds[r], slots[r])
+            return before[r]
+
+        def need(j: int, roots: list[Node]) -> list[str]:
+            for node in ordered(roots):
+                if node.op == "number" and node.number not in printers[j].names:
+                    printers[j].names[node.number] = value(node.args[0], j)
+            return printers[j].need(roots)
+
+        flags = [flag for j in range(_TOGETHER) for flag in need(j, never.graph.flags)]
+        for printer in printers:
+            printer.forget()
+        b.line(f"br i1 {self._any(flags)}, label %one, label %plain")
+        b.label("plain")
+        for r, (old, new) in enumerate(zip(never.before, never.after, strict=True)):
+            if new is not old:
+                value(r, 0)  # others may want it, too, and here it is overwritten
+                b.store(self.kinds[r], value(r, _TOGETHER), slots[r])
+        b.line("br label %taken")
+        b.label("one")
+        printer = self._printer(often, "%s")
+        printer.names |= {
+            n.number: b.load(kind, slot) for n, kind, slot in zip(often.before, self.kinds, slots, strict=True)
+        }
+        for kind, slot, name in zip(self.kinds, slots, printer.need(often.after), strict=True):
+            b.store(kind, name, slot)
+        b.line("%s.one = add i64 %s, 1")
+        b.line("br label %taken")
+        b.label("taken")
+        b.line("%s.next = phi i64 [ %s.last, %plain ], [ %s.one, %one ]")
+        b.line(f"br i1 {b.let('icmp slt i64 %s.next, %samples')}, label %look, label %boxes")
+
+    def _count(self) -> None:
+        b, (often, never) = self.b, self.counting
+        bases = [b.load("i32", self._place("i32", self._pointer("bases", k), "%i")) for k in range(len(never.boxes))]
+        b.line("br label %box")
+        b.label("box")
+        b.line("%c = phi i64 [ 0, %boxes ], [ %c.next, %counted ]")
+        printer = self._printer(never, "%c")
+        flags, seldom = printer.need(never.graph.flags), printer.need(never.boxes)
+        b.line(f"br i1 {self._any(flags)}, label %near, label %counted")
+        b.label("near")
+        close = self._printer(often, "%c").need(often.boxes)
+        b.line("br label %counted")
+        b.label("counted")
+        wide, room = b.vector("i32"), self._room("i32", LANES)
+        for k in range(len(bases)):
+            b.line(f"%box{k} = phi {wide} [ {seldom[k]}, %box ], [ {close[k]}, %near ]")
+        for k, base in enumerate(bases):
+            counter = b.let(f"mul {wide} %box{k}, splat (i32 {never.copies[k]})")
+            b.line(f"store {wide} {b.let(f'add {wide} {counter}, {base}')}, ptr {room}, align 64")
+            for lane in range(LANES):
+                box = b.let(f"load i32, ptr {self._place('i32', room, str(lane))}")
+                where = self._place("i32", self._pointer("counts", k), b.let(f"zext i32 {box} to i64"))
+                more = b.let(f"add i32 {b.let(f'load i32, ptr {where}')}, 1")
+                b.line(f"store i32 {more}, ptr {where}")
+        b.line("%c.next = add i64 %c, 1")
+        b.line(f"br i1 {b.let('icmp slt i64 %c.next, %samples')}, label %box, label %store")
+
+    def _printer(self, traced: _Traced, sample: str) -> Printer:
+        """For one sample: its positions, flags and time are there."""
+        b, known = self.b, {}
+        for node in traced.graph.nodes.values():
+            if node.op == "x":
+                row = b.let(f"add i64 {b.let(f'mul i64 {sample}, {self.dim}')}, {node.args[0]}")
+                place = b.let(f"add i64 {b.let(f'mul i64 {row}, %chains')}, %i")
+                known[node] = b.load(self.real, self._place(self.real, "%out", place))
+            elif node.op == "live":
+                place = b.let(f"add i64 {b.let(f'mul i64 {sample}, %chains')}, %i")
+                known[node] = b.load("i1", self._place("i1", "%alive", place))
+            elif node.op == "time":
+                known[node] = b.let(f"load {self.real}, ptr {self._place(self.real, '%times', sample)}")
+        return Printer(traced.graph, b, self.p, known, lambda leaf: self._pointer("tables", leaf), self._room)
+
+    def _any(self, flags: list[str]) -> str:
+        rare = "false"
+        for flag in flags:
+            rare = self.b.let(f"or i1 {rare}, {self.b.any(flag)}")
+        return rare
+
+    def _room(self, scalar: str, size: int) -> str:
+        """Room on the stack."""
+        return self.p.let(f"alloca [{size} x {stored(scalar)}], align 64")
+
+    def _pointer(self, array: str, i: int) -> str:
+        if (array, i) not in self.loaded:
+            place = self.p.let(f"getelementptr ptr, ptr %{array}, i64 {i}")
+            self.loaded[array, i] = self.p.let(f"load ptr, ptr {place}")
+        return self.loaded[array, i]
+
+    def _place(self, scalar: str, array: str, index: str) -> str:
+        return self.b.let(f"getelementptr {stored(scalar)}, ptr {array}, i64 {index}")
