@@ -20,7 +20,9 @@ H, B = np.array([[1.0, 0.3], [0.3, 2.0]]), np.array([[0.5, 0.0], [-0.2, 0.4]])
 # A row of each package and each kind of reference; the others are in the slow test.
 CHOSEN = [("student", "euler_maruyama"), ("least_squares", "optax.sgd"), ("current", "exact_linear"), ("current", "diffrax.Euler"),
           ("gaussian", "blackjax.mala")]  # fmt: skip
-OURS = [(law, name) for name, s in SAMPLERS.items() if s.package == "jaxsde" for law in s.steps]
+# Rows whose scheme is linear in the position; those on the line are tested by quadrature, and Platen knows its target alone.
+LINEAR = [(law, name) for name, s in SAMPLERS.items() if s.package == "jaxsde" for law in s.steps
+          if law not in ("double_well", "bent_valley") and name not in ("milstein", "platen")]  # fmt: skip
 
 
 def law(name):
@@ -76,13 +78,11 @@ def _cross(each, gradients, hessian, e):
     return product + product.T
 
 
-@pytest.mark.parametrize("name, sampler", OURS)
+@pytest.mark.parametrize("name, sampler", LINEAR)
 def test_references_are_those_of_the_theory(name, sampler):
     """Two derivations that share nothing: NumPy here, autodiff of the chain itself there."""
     wanted = law(name)
     chain, reference = SAMPLERS[sampler].function(wanted, SAMPLERS[sampler].steps[name])
-    if reference is None or name == "double_well" or sampler == "milstein":
-        return  # not linear: by quadrature, below
     found = stationary_covariance(chain)
     np.testing.assert_allclose(reference[wanted.dim :], found[np.triu_indices(wanted.dim)], rtol=2e-6, atol=1e-7)
 
@@ -175,10 +175,12 @@ def test_the_whole_table(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["blackjax.sghmc+temperature", "diffrax.QUICSORT"])
 def test_other_seeds(sampler):
-    """Ten seeds together: the z-scores of all components are χ², to odds of 1e-4 on either side (components correlate: 1e-6 used)."""
+    """Five seeds together see a bias that is √5 times smaller: the sum of each component's z over √5 is a standard normal, and the
+    largest is beyond what all components exceed with odds of 1e-4."""
     (name,) = SAMPLERS[sampler].steps
     wanted, step = law(name), SAMPLERS[sampler].steps[name]
     made = SAMPLERS[sampler].function(wanted, step)
     reference = wanted.target if made[1] is None else made[1]
-    z = np.array([(seen.mean - reference) / seen.stderr for seen in (peers.observed(made, wanted, step, 50 + i, 1.0) for i in range(5))])
-    assert stats.chi2.ppf(1e-6, z.size) < (z**2).sum() < stats.chi2.isf(1e-6, z.size)
+    seen = [peers.observed(made, wanted, step, 50 + i, 1.0) for i in range(5)]
+    z = sum((one.mean - reference) / one.stderr for one in seen) / np.sqrt(5)
+    assert np.abs(z).max() < stats.norm.isf(1e-4 / 2 / z.size)
