@@ -85,8 +85,6 @@ def test_epochs_in_a_run(sampling):
            for e, c in (("epoch", None), (3, 7))]  # fmt: skip
     assert run[0].every == 3 and run[0].samples == 10
     np.testing.assert_array_equal(run[0]["m"].value, run[1]["m"].value)
-    with pytest.raises(ValueError, match=f"under {sampling} is not covered"):
-        js.theory.stationary_covariance(chain)
 
 
 def test_reshuffling_at_the_end_of_an_epoch():

@@ -1,8 +1,8 @@
 """What should come out: minima, Gibbs laws, stationary laws, stability and currents, in float64 from the very objects that run.
 
 Read in this order: `float64` (how a loss is evaluated), `minimum`, `linear` (second-moment equations), `linearise` (A, C and F
-of an object), `stationary` and `edge` (what follows), `currents`, `gaussian` and `temperature` (distances to Gibbs), `confine`,
-`grid`, `gibbs`, `density` (laws by quadrature).
+of an object; `examples`, `updates`), `stationary` (with `epochs`, `reshuffling`, `orbits`) and `edge` (what follows), `currents`,
+`gaussian` and `temperature` (distances to Gibbs), `confine`, `grid`, `gibbs`, `density` (laws by quadrature).
 """
 
 from .currents import area_rates, entropy_production, linear_entropy_production

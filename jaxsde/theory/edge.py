@@ -66,7 +66,8 @@ def _solid(problem: Any) -> tuple[np.ndarray, Feedback | None, str]:
     """H, F and what is not exact about them, in the directions in which the loss is not flat."""
     centre = minimum(problem, isolated=False)
     wide = float64.widen(problem)
-    _, feedback, reason = problem_noise(wide, centre)
+    noise = problem_noise(wide, centre)
+    feedback, reason = noise.feedback, noise.reason
     if not reason and not is_affine(lambda phi: float64.evaluate(float64.grad, wide, phi), centre):
         reason = "the loss is not quadratic: linearised at its minimum"
     values, vectors = np.linalg.eigh(float64.evaluate(float64.hessian, wide, centre))
