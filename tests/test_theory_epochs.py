@@ -31,7 +31,7 @@ def regression(n, d, outputs=1, seed=0):
     return problem, np.einsum("nki,nkj->nij", x, x), np.einsum("nki,nk->ni", x, x @ best - y), best
 
 
-def step_maps(hessians, gradients, eta, batch, mu=0.0, nesterov=False, convention="heavy_ball", decay=0.0, best=None):
+def step_maps(hessians, gradients, eta, batch, mu=0.0, nesterov=False, convention="heavy_ball", decay=0.0, best: Any = 0.0):
     """The step on one batch as a matrix on (Φ − Φ*, trace, 1): NumPy alone. optax keeps the trace t' = μt + ĝ."""
     d = gradients.shape[1]
     h, g = hessians[list(batch)].mean(axis=0) + decay * np.eye(d), gradients[list(batch)].mean(axis=0)
@@ -197,12 +197,13 @@ def test_krylov_and_dense_epochs_agree(monkeypatch):
 
 def test_laws_by_epochs_that_do_not_exist():
     problem, *_ = regression(5, 2)
+    fine = js.sgd(problem, learning_rate=0.05, sampling="cyclic")
     for sampling, words in zip(EPOCHS, ("mean-square gain of an epoch", "of the orders of the data", "the order of the data"), strict=True):
         chain = js.sgd(problem, learning_rate=2.0, sampling=sampling)
         with pytest.raises(ValueError, match=words):
             js.theory.stationary_law(chain)
         fine = js.sgd(problem, learning_rate=0.05, sampling=sampling)
-        bad: tuple[tuple[Any, str], ...] = ((5, "below the 5 steps"), (-1, "below the 5"), (1.0, "whole number"), ("end", '"average"'), ((), "empty"))
+        bad: Any = ((5, "below the 5 steps"), (-1, "below the 5"), (1.0, "whole number"), ("end", '"average"'), ((), "empty"))
         for position, said in bad:
             with pytest.raises((ValueError, TypeError), match=said):
                 js.theory.stationary_law(fine, position)

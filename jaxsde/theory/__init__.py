@@ -1,8 +1,9 @@
 """What should come out: minima, Gibbs laws, stationary laws, stability and currents, in float64 from the very objects that run.
 
 Read in this order: `float64` (how a loss is evaluated), `minimum`, `linear` (second-moment equations), `linearise` (A, C and F
-of an object; `examples`, `updates`), `stationary` (with `epochs`, `reshuffling`, `orbits`) and `edge` (what follows), `currents`,
-`gaussian` and `temperature` (distances to Gibbs), `confine`, `grid`, `gibbs`, `density` (laws by quadrature).
+of an object; `examples`, `updates`), `stationary` (with `epochs`, `reshuffling`, `orbits`), `transient` and `edge` (what follows), `currents`,
+`gaussian` and `temperature` (distances to Gibbs), `confine`, `grid`, `gibbs`, `density` (laws by quadrature), `lattice` (the
+generator of an SDE as jumps on a grid).
 """
 
 from .currents import area_rates, entropy_production, linear_entropy_production
@@ -14,17 +15,20 @@ from .linear import discrete_lyapunov, lyapunov
 from .minimum import minimum
 from .stationary import StationaryLaw, stationary_covariance, stationary_law, stationary_mean
 from .temperature import density_kl_to_gibbs, temperature_of_loss
+from .transient import Transient, excess_loss, transient
 
 __all__ = [
     "GaussianDensity",
     "Gibbs",
     "LineDensity",
     "StationaryLaw",
+    "Transient",
     "area_rates",
     "best_temperature",
     "density_kl_to_gibbs",
     "discrete_lyapunov",
     "entropy_production",
+    "excess_loss",
     "gaussian_kl",
     "gaussian_kl_to_gibbs",
     "gibbs",
@@ -37,4 +41,5 @@ __all__ = [
     "stationary_law",
     "stationary_mean",
     "temperature_of_loss",
+    "transient",
 ]

@@ -174,6 +174,16 @@ def packed_matrix(linear: Feedback, dim: int) -> np.ndarray:
     return pack(linear(unpack(np.eye(dim * (dim + 1) // 2)))).T
 
 
+def repeated(linear: Feedback, x: np.ndarray, times: int) -> np.ndarray:
+    """R(R(…R(X))) for a linear map R of stacks of symmetric matrices ["r d d"]; X ["d d"]."""
+    unknowns = len(x) * (len(x) + 1) // 2
+    if times > unknowns and unknowns <= _DENSE:
+        return unpack(np.linalg.matrix_power(packed_matrix(linear, len(x)), times) @ pack(x))
+    for _ in range(times):
+        x = linear(x[None])[0]
+    return x
+
+
 def affine_fixed_point(linear: Feedback, dim: int, matrix: np.ndarray | None) -> np.ndarray:
     """X ["d d"] with X = R(X) and X_dd = 1, for a linear map R that leaves that corner as it is; `matrix` is R packed, or None:
     then by a Krylov method."""

@@ -13,7 +13,7 @@ objects do not declare it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -21,6 +21,7 @@ import numpy as np
 import scipy.optimize
 
 from ..dynamics.noise import ExampleNoise, ProblemNoise, Scaled
+from ..struct import replace
 from . import float64
 from .examples import examples_at
 from .linear import Feedback
@@ -95,6 +96,7 @@ def of_problem(problem: Any, centre: np.ndarray | None = None) -> Local:
 
 def of_sde(sde: Any) -> Local:
     """An SDE around the rest point of its drift, with the covariance of scale · Σ^½ dW."""
+    sde = settled(sde)
     wide = float64.widen(sde)
     centre = rest_point(sde)
     a = float64.evaluate(_drift_jacobian, wide, centre)
@@ -111,6 +113,7 @@ def rest_point(sde: Any) -> np.ndarray:
     """Where the drift vanishes: the minimum of the SDE's problem, or a root found from the origin."""
     if getattr(sde, "problem", None) is not None:
         return minimum(sde.problem)
+    sde = settled(sde)
     wide = float64.widen(sde)
     autonomous(wide)
 
@@ -130,6 +133,11 @@ def rest_point(sde: Any) -> np.ndarray:
             "the drift has no rest point that a root search from the origin or the minimum finds: no stationary law is known"
         )
     return np.asarray(found.x)
+
+
+def settled(sde: Any) -> Any:
+    """The SDE after a long time, where its drift changes at first (Adam's correction of its start) and says what it becomes."""
+    return replace(sde, drift=sde.drift.settled()) if hasattr(sde.drift, "settled") else sde
 
 
 def autonomous(wide: Any) -> None:

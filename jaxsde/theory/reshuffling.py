@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,18 +20,21 @@ import scipy.linalg
 import scipy.special
 
 from .epochs import FEWEST, GROUPS, Epoch, last, relative_error, sampled_orders
-from .linear import Equation, affine_fixed_point, packed_matrix
+from .linear import Equation, affine_fixed_point, packed_matrix, repeated
 
 # Numbers that one pass over all subsets may touch, for one X and for a whole basis of them.
 _ONE, _BASIS = 6e7, 2e8
 
 
 class Moments(Protocol):
-    """The moments of an epoch. `layers` gives E ỹ_k ỹ_kᵀ for k = 0 … M from that at the start, X ["r D+1 D+1"]."""
+    """The moments of an epoch. `layers` gives E ỹ_k ỹ_kᵀ for k = 0 … M from that at the start, X ["r D+1 D+1"]; `after` the last."""
 
+    @property
+    def epoch(self) -> Epoch: ...
     @property
     def method(self) -> str: ...
     def layers(self, x: np.ndarray) -> Iterator[np.ndarray]: ...
+    def after(self, x: np.ndarray) -> np.ndarray: ...
     def radius(self) -> float: ...
     def stationary(self, wanted: list[int]) -> tuple[np.ndarray, np.ndarray, float | None]: ...
 
@@ -58,6 +62,28 @@ def pooled(layers: Iterator[np.ndarray], wanted: list[int], d: int) -> tuple[np.
     return mean, x[:d, :d] - np.outer(mean, mean)
 
 
+def moments_at(law: Moments, start: np.ndarray, steps: list[int]) -> tuple[np.ndarray, np.ndarray, float | None]:
+    """Means ["k d"] and covariances ["k d d"] of the position (about the rest) after each of `steps`, which grow, from a state about
+    the rest; and the relative standard error of the last covariance where orders are sampled."""
+    means, covariances = _course(law, start, steps)
+    if not isinstance(law, Orders):
+        return means, covariances, None
+    parts = [_course(Orders(law.epoch, part), start, steps[-1:])[1][0] for part in np.split(law.orders, GROUPS)]
+    return means, covariances, relative_error(np.stack(parts), covariances[-1])
+
+
+def _course(law: Moments, start: np.ndarray, steps: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    d, m, epochs, found = law.epoch.dim, law.epoch.steps, 0, []
+    x = np.outer(np.append(start, 1.0), np.append(start, 1.0))
+    for k in steps:
+        x = repeated(law.after, x, k // m - epochs)
+        epochs = k // m
+        found.append(next(itertools.islice(law.layers(x[None]), k % m, None))[0])
+    layers = np.stack(found)
+    means = layers[:, :d, -1]
+    return means, layers[:, :d, :d] - means[:, :, None] * means[:, None, :]
+
+
 @dataclass(frozen=True)
 class Equal:
     """All Hessians equal: A is one matrix, and the noises ξ_j of the batches have E ξ_i ξ_jᵀ = −C/(n − 1) + δ_ij n C/(B(n − 1))."""
@@ -79,6 +105,9 @@ class Equal:
                 x = whole @ x @ whole.T
                 squares, total = a @ squares @ a.T + added, a @ total + g
 
+    def after(self, x: np.ndarray) -> np.ndarray:
+        return last(self.layers(x))
+
     def radius(self) -> float:
         return float(np.abs(np.linalg.eigvals(self.epoch.drift)).max() ** (2 * self.epoch.steps))
 
@@ -86,7 +115,7 @@ class Equal:
         size = self.epoch.size
         empty = np.zeros((1, size + 1, size + 1))
         empty[0, -1, -1] = 1
-        end = last(self.layers(empty))
+        end = self.after(empty)
         power = np.linalg.matrix_power(self.epoch.drift, self.epoch.steps)
         empty[0, :-1, :-1] = Equation(power, True).solve(end[0, :-1, :-1])
         return *pooled(self.layers(empty), wanted, self.epoch.dim), None
@@ -158,7 +187,7 @@ class Subsets:
             held = moved
             yield held.sum(axis=0)
 
-    def _after(self, x: np.ndarray) -> np.ndarray:
+    def after(self, x: np.ndarray) -> np.ndarray:
         return last(self.layers(x))
 
     def _matrix(self) -> np.ndarray | None:
@@ -166,7 +195,7 @@ class Subsets:
         size = self.epoch.size + 1
         if self.transitions * size**2 * (size * (size + 1) // 2) > _BASIS:
             return None
-        return packed_matrix(self._after, size)
+        return packed_matrix(self.after, size)
 
     def radius(self) -> float:
         matrix = self._matrix()
@@ -175,7 +204,7 @@ class Subsets:
         return float(np.abs(np.linalg.eigvals(matrix[:-1, :-1])).max())
 
     def stationary(self, wanted: list[int]) -> tuple[np.ndarray, np.ndarray, float | None]:
-        x = _fixed_point(lambda x: self._after(x[None])[0], self.epoch.size + 1, self._matrix())
+        x = _fixed_point(lambda x: self.after(x[None])[0], self.epoch.size + 1, self._matrix())
         return *pooled(self.layers(x[None]), wanted, self.epoch.dim), None
 
 
@@ -194,6 +223,10 @@ class Orders:
         for maps in self.epoch.maps(self.orders, self.epoch.steps):
             yield _average(_whole(maps), x)
 
+    def after(self, x: np.ndarray) -> np.ndarray:
+        return _average(self._ends, x)
+
+    @cached_property
     def _ends(self) -> np.ndarray:
         return _whole(self.epoch.whole(self.orders))
 
@@ -204,7 +237,7 @@ class Orders:
         )
 
     def stationary(self, wanted: list[int]) -> tuple[np.ndarray, np.ndarray, float | None]:
-        ends, d = self._ends(), self.epoch.dim
+        ends, d = self._ends, self.epoch.dim
         x = _of_maps(ends)
         parts = np.stack([_of_maps(part)[:d, :d] for part in np.split(ends, GROUPS)])
         mean, covariance = pooled(self.layers(x[None]), wanted, d)

@@ -28,10 +28,11 @@ from ..dynamics.gradients import noise_factor
 from ..random.clocks import steps_per_epoch
 from ..stepping.chains import DiffusionChain, OptimizerChain
 from ..stepping.integrators import EulerMaruyama
+from ..struct import replace
 from . import epochs, float64
 from .density import isotropic_temperature, stationary_density
 from .linear import Equation
-from .linearise import Noise, drift, is_affine, of_problem, of_sde
+from .linearise import Noise, drift, is_affine, of_problem, of_sde, settled
 from .minimum import minimum
 from .orbits import orbits
 from .reshuffling import moments_of_epochs
@@ -150,6 +151,7 @@ def system(x: Any) -> System:
 
 
 def _integrated(chain: DiffusionChain) -> System:
+    chain = replace(chain, sde=settled(chain.sde))
     local = of_sde(chain.sde)
     dt = float(np.asarray(chain.dt))
     method = f"second-moment equation of {type(chain.integrator).__name__}"
