@@ -1,9 +1,9 @@
 """What should come out: minima, Gibbs laws, stationary laws, stability and currents, in float64 from the very objects that run.
 
 Read in this order: `float64` (how a loss is evaluated), `minimum`, `linear` (second-moment equations), `linearise` (A, C and F
-of an object; `examples`, `updates`), `stationary` (with `epochs`, `reshuffling`, `orbits`), `transient` and `edge` (what follows), `currents`,
-`gaussian` and `temperature` (distances to Gibbs), `confine`, `grid`, `gibbs`, `density` (laws by quadrature), `lattice` (the
-generator of an SDE as jumps on a grid).
+of an object; `examples`, `updates`), `stationary` (with `epochs`, `reshuffling`, `orbits`), `transient` and `edge` (what follows),
+`currents`, `gaussian` and `temperature` (distances to Gibbs), `confine`, `grid`, `gibbs`, `density` (laws by quadrature),
+`lattice` (the generator of an SDE as jumps on a grid).
 """
 
 from .currents import area_rates, entropy_production, linear_entropy_production

@@ -57,8 +57,8 @@ def orders_of(epoch: Epoch, sampling: str) -> tuple[np.ndarray, bool]:
 def along_orders(
     epoch: Epoch, sampling: str, start: np.ndarray, steps: list[int]
 ) -> tuple[np.ndarray, np.ndarray, float | None, str]:
-    """Means ["k d"] and covariances ["k d d"] of the position (about the rest) over orders after each of `steps`, which grow, from a
-    state about the rest; the relative standard error of the last where orders are sampled; and how they were found."""
+    """Means ["k d"] and covariances ["k d d"] of the position (about the rest) over orders after each of `steps`, which grow, from
+    a state about the rest; the relative standard error of the last where orders are sampled; and how they were found."""
     d = epoch.dim
     if sampling == "shuffle_once" and epoch.examples.equal:
         means = np.stack([(np.linalg.matrix_power(epoch.drift, k) @ start)[:d] for k in steps])
@@ -76,7 +76,8 @@ def along_orders(
     e = e - means[:, None]
     covariances = np.einsum("tki,tkj->tij", e, e) / len(orders)
     if not sampled:
-        return means, covariances, None, "the order of the data" if sampling == "cyclic" else f"all orders of {len(orders[0])} examples"
+        method = "the order of the data" if sampling == "cyclic" else f"all orders of {epoch.examples.count} examples"
+        return means, covariances, None, method
     parts = np.stack([_second(part[None]) for part in np.split(e[-1], GROUPS)])
     return means, covariances, relative_error(parts, covariances[-1]), f"{len(orders)} sampled orders"
 

@@ -27,7 +27,8 @@ _ONE, _BASIS = 6e7, 2e8
 
 
 class Moments(Protocol):
-    """The moments of an epoch. `layers` gives E ỹ_k ỹ_kᵀ for k = 0 … M from that at the start, X ["r D+1 D+1"]; `after` the last."""
+    """The moments of an epoch. `layers` gives E ỹ_k ỹ_kᵀ for k = 0 … M from that at the start, X ["r D+1 D+1"], and
+    `after` the last of them."""
 
     @property
     def epoch(self) -> Epoch: ...
@@ -63,8 +64,8 @@ def pooled(layers: Iterator[np.ndarray], wanted: list[int], d: int) -> tuple[np.
 
 
 def moments_at(law: Moments, start: np.ndarray, steps: list[int]) -> tuple[np.ndarray, np.ndarray, float | None]:
-    """Means ["k d"] and covariances ["k d d"] of the position (about the rest) after each of `steps`, which grow, from a state about
-    the rest; and the relative standard error of the last covariance where orders are sampled."""
+    """Means ["k d"] and covariances ["k d d"] of the position (about the rest) after each of `steps`, which grow, from a state
+    about the rest; and the relative standard error of the last covariance where orders are sampled."""
     means, covariances = _course(law, start, steps)
     if not isinstance(law, Orders):
         return means, covariances, None

@@ -4,8 +4,9 @@ About the rest point y* a step with fresh draws sends the mean m and the covaria
 
     m' = A m,    S' = A S Aᵀ + C + K(m) + F(S + m mᵀ)                     A, C, K and F of `linearise`
 
-which is a linear map of (1, m, m mᵀ, S): few steps are taken one by one, many as a power of its matrix. Under orders of the data
-the moments of epochs are carried on, then those of the steps that are left (`reshuffling`, `orbits`). Nothing here has to be stable.
+which is a linear map of (1, m, m mᵀ, S): few steps are taken one by one, many as a power of its matrix. Under orders of the
+data the moments of epochs are carried on, then those of the steps that are left (`reshuffling`, `orbits`). Nothing here has to be
+stable.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def excess_loss(x: Any, position: Position = 0) -> float:
     if problem is None:
         raise ValueError("excess_loss needs a loss: this object was made from a drift, and has no problem")
     law = stationary_law(x, position)
-    wide, best = float64.widen(problem), minimum(problem)
+    wide, best = float64.widen(problem), minimum(problem, isolated=False)
     if "quadrature" in law.method:
         lowest = float(float64.evaluate(float64.loss, wide, best))
         temperature = isotropic_temperature(x)
@@ -113,7 +114,7 @@ def excess_loss(x: Any, position: Position = 0) -> float:
     return float(np.sum(float64.evaluate(float64.hessian, wide, best) * (law.covariance + np.outer(m, m))) / 2)
 
 
-def _by_epochs(chain: OptimizerChain, start: np.ndarray, steps: list[int]) -> tuple[np.ndarray, np.ndarray, str, str]:
+def _by_epochs(chain: Any, start: np.ndarray, steps: list[int]) -> tuple[np.ndarray, np.ndarray, str, str]:
     epoch, reason = epoch_of(chain)
     y = start_of(chain, start) - epoch.update.rest
     sampling = chain.gradient.sampling
