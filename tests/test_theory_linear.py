@@ -249,7 +249,7 @@ def test_what_is_not_covered_says_why():
     problem = finite_sum(squared_error, data, np.zeros(2))
     with pytest.raises(ValueError, match="batches of an epoch depend"):
         theory.area_rates(sgd(problem, learning_rate=0.1, batch_size=2, sampling="random_reshuffling"))
-    with pytest.raises(ValueError, match="batches of an epoch depend"):
+    with pytest.raises(ValueError, match="edge under random_reshuffling is not covered"):
         theory.stability_edge(problem, sampling="random_reshuffling")
     with pytest.raises(ValueError, match="counts its steps"):
         theory.stationary_covariance(sgd(problem, learning_rate=0.1, optimizer=optax.adam))

@@ -69,7 +69,7 @@ class Equation:
             return float(np.abs(np.linalg.eigvals(self._matrix)).max())
         # G∘F sends covariances to covariances: its radius is an eigenvalue, with a covariance as eigenvector.
         options = {"k": 1, "which": "LM", "v0": pack(np.eye(len(self.a))), "tol": 1e-10, "return_eigenvectors": False}
-        return float(np.abs(scipy.sparse.linalg.eigs(_operator(self._size, self._return), **options)).max())
+        return float(np.abs(scipy.sparse.linalg.eigs(operator(self._size, self._return), **options)).max())
 
     def is_stable(self) -> bool:
         """Whether a stationary covariance exists."""
@@ -94,7 +94,7 @@ class Equation:
             if self.gain() >= 1:
                 raise self._explosion()
             return unpack(np.linalg.solve(np.eye(size) - self._matrix, pack(without)))
-        whole = _operator(size, lambda v: v - self._return(v))
+        whole = operator(size, lambda v: v - self._return(v))
         packed, failed = scipy.sparse.linalg.gmres(whole, pack(without), rtol=1e-12, restart=60, maxiter=20)
         solution = unpack(packed)
         # A map of covariances to covariances: the solution is a covariance iff the gain is below 1, so that need not be computed.
@@ -148,7 +148,7 @@ def find_root(f: Callable[[float], float], low: float, high: float, tolerance: f
     return float(root)
 
 
-def _operator(size: int, apply: Callable[[np.ndarray], np.ndarray]) -> scipy.sparse.linalg.LinearOperator:
+def operator(size: int, apply: Callable[[np.ndarray], np.ndarray]) -> scipy.sparse.linalg.LinearOperator:
     vector = lambda v: apply(np.ravel(v))  # noqa: E731
     return scipy.sparse.linalg.LinearOperator((size, size), matvec=vector, dtype=np.float64)  # pyright: ignore
 
@@ -194,7 +194,7 @@ def affine_fixed_point(linear: Feedback, dim: int, matrix: np.ndarray | None) ->
         rest = np.linalg.solve(np.eye(len(constant)) - matrix[:-1, :-1], constant)
     else:
         apply = lambda v: v - pack(linear(unpack(np.append(v, 0.0))))[:-1]  # noqa: E731
-        whole = _operator(len(constant), apply)
+        whole = operator(len(constant), apply)
         rest, failed = scipy.sparse.linalg.gmres(whole, constant, rtol=1e-13, restart=80, maxiter=20)
         if failed:
             raise ValueError("no stationary covariance was found: the moments of an epoch do not contract, or very slowly")
