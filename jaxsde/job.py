@@ -21,11 +21,13 @@ from .engine.simulate import iterate
 from .estimate import Estimate
 from .experiment import Experiment
 from .metrics import fit_temperature, kl_between
+from .random.clocks import steps_per_epoch
 from .report.reasons import noise_rate
 from .report.verdict import Verdict, divergence, is_gibbs, verdict_statistics
 from .stepping.chains import integrate, sgd
 from .stepping.integrators import INTEGRATORS, Heun
 from .theory import gibbs, minimum, stationary_law
+from .theory.epochs import is_by_epochs
 
 _FRAMES = (12, 24)  # looks at the ensemble during burn-in and after it
 _FAR = 2.0  # a variance this many times off its linear theory is not about one minimum alone
@@ -67,7 +69,7 @@ def run_experiment(experiment: Experiment, *, progress: bool = False) -> dict[st
 
     verdict = is_gibbs(runs["sgd"], setting.problem)
     kls = _divergences(runs, setting.problem, verdict)
-    theory = _theory(chains, setting)
+    theory = _theory(chains, setting, e)
     result = {
         "executor": runs["sgd"].executor,
         "chains": e.chains,
@@ -194,7 +196,7 @@ def _divergences(runs: dict[str, Run], problem: Any, verdict: Verdict) -> dict[s
     return kls | {"sgd_vs_sde": kl_between(runs["sgd"], runs["sde"], method=method)}
 
 
-def _theory(chains: dict[str, tuple[Any, int]], setting: Setting) -> dict[str, Any]:
+def _theory(chains: dict[str, tuple[Any, int]], setting: Setting, e: Experiment) -> dict[str, Any]:
     """Stationary covariances, each an array or the reason why there is none."""
     try:
         if setting.temperature is None:
@@ -204,9 +206,9 @@ def _theory(chains: dict[str, tuple[Any, int]], setting: Setting) -> dict[str, A
         law = str(error)
     spread = _spread(setting, law)
 
-    def covariance(x: Any) -> Any:
+    def covariance(x: Any, position: Any = 0) -> Any:
         try:
-            found = stationary_law(x)
+            found = stationary_law(x, position)
         except (ValueError, TypeError) as error:
             return str(error)
         if not found.exact and spread is not None and not 1 / _FAR < spread < _FAR:
@@ -216,7 +218,10 @@ def _theory(chains: dict[str, tuple[Any, int]], setting: Setting) -> dict[str, A
             )
         return found.covariance
 
-    found = {"theory_sgd": covariance(chains["sgd"][0]), "theory_sde": covariance(chains["sde"][0].sde)}
+    first = chains["sgd"][0]
+    epoch = steps_per_epoch(first.draws)  # the positions in it at which the run looks
+    looks = sorted({((e.burn_in or 0) + k * e.every) % epoch for k in range(epoch)}) if is_by_epochs(first) else 0
+    found = {"theory_sgd": covariance(first, looks), "theory_sde": covariance(chains["sde"][0].sde)}
     if "frozen" in chains:
         found["theory_frozen"] = covariance(chains["frozen"][0].sde)
     return found | {"gibbs": law}

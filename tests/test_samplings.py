@@ -157,8 +157,6 @@ def test_epochs_in_a_run(sampling):
             js.simulate(chain, np.zeros(2), steps=3, **(ask | bad))
     with pytest.raises(ValueError, match="another phase"):
         js.simulate(chain, more, steps=3, every="epoch", phase=2)
-    with pytest.raises(ValueError, match=f"under {sampling} is not covered"):
-        js.theory.stationary_covariance(chain)
 
 
 def test_reshuffling_at_every_position_of_an_epoch():

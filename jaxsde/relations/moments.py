@@ -29,7 +29,7 @@ from ..struct import static, struct
 from ..theory import float64
 from ..theory.linearise import autonomous, is_affine, rest_point
 from ..theory.minimum import minimum
-from ..theory.stationary import optimizer_matrices
+from ..theory.updates import update_of
 from .balance import Balance, either, pairs, upper
 
 
@@ -188,10 +188,13 @@ def described(chain: Any, name: str) -> tuple[Arrays, Linear | None]:
     if inner.optimizer is None:
         return arrays, None
     try:
-        state, push = optimizer_matrices(inner, centre)
+        update = update_of(inner, centre)
     except ValueError as why:
         reason = str(why).split("not covered: ", 1)[-1]
         raise ValueError(f"{name} needs an optimiser whose step is linear in its state and the gradient: {reason}") from None
+    state, push, d = update.carry, update.push, problem.dim
+    if np.abs(update.rest[:d] - centre).max() > 1e-9 * (1 + np.abs(centre).max()):
+        raise ValueError(f"{name} needs an optimiser that leaves the minimum where it is, and this one moves it (weight decay)")
     if len(state) > chain.dim:
         raise ValueError(f"{name} needs the optimiser's state, which the position hides: give jaxsde.whole(chain)")
     rest = np.asarray(chain.begin(centre), np.float64) if isinstance(chain, Whole) else centre

@@ -68,8 +68,8 @@ class Equation:
         if self._size <= _DENSE:
             return float(np.abs(np.linalg.eigvals(self._matrix)).max())
         # G∘F sends covariances to covariances: its radius is an eigenvalue, with a covariance as eigenvector.
-        options = {"k": 1, "which": "LM", "v0": _pack(np.eye(len(self.a))), "tol": 1e-10, "return_eigenvectors": False}
-        return float(np.abs(scipy.sparse.linalg.eigs(_operator(self._size, self._return), **options)).max())
+        options = {"k": 1, "which": "LM", "v0": pack(np.eye(len(self.a))), "tol": 1e-10, "return_eigenvectors": False}
+        return float(np.abs(scipy.sparse.linalg.eigs(operator(self._size, self._return), **options)).max())
 
     def is_stable(self) -> bool:
         """Whether a stationary covariance exists."""
@@ -93,10 +93,10 @@ class Equation:
         if size <= _DENSE:
             if self.gain() >= 1:
                 raise self._explosion()
-            return _unpack(np.linalg.solve(np.eye(size) - self._matrix, _pack(without)))
-        whole = _operator(size, lambda v: v - self._return(v))
-        packed, failed = scipy.sparse.linalg.gmres(whole, _pack(without), rtol=1e-12, restart=60, maxiter=20)
-        solution = _unpack(packed)
+            return unpack(np.linalg.solve(np.eye(size) - self._matrix, pack(without)))
+        whole = operator(size, lambda v: v - self._return(v))
+        packed, failed = scipy.sparse.linalg.gmres(whole, pack(without), rtol=1e-12, restart=60, maxiter=20)
+        solution = unpack(packed)
         # A map of covariances to covariances: the solution is a covariance iff the gain is below 1, so that need not be computed.
         values = np.linalg.eigvalsh(solution)
         if failed or values[0] < -1e-9 * np.abs(values).max():
@@ -121,7 +121,7 @@ class Equation:
     def _return(self, v: np.ndarray) -> np.ndarray:
         """G(F(S)) of a packed S."""
         assert self.feedback is not None
-        return _pack(self._invert(self.feedback(_unpack(v))))
+        return pack(self._invert(self.feedback(unpack(v))))
 
     def _invert(self, q: np.ndarray) -> np.ndarray:
         """G(Q), the solution without feedback."""
@@ -148,21 +148,54 @@ def find_root(f: Callable[[float], float], low: float, high: float, tolerance: f
     return float(root)
 
 
-def _operator(size: int, apply: Callable[[np.ndarray], np.ndarray]) -> scipy.sparse.linalg.LinearOperator:
+def operator(size: int, apply: Callable[[np.ndarray], np.ndarray]) -> scipy.sparse.linalg.LinearOperator:
     vector = lambda v: apply(np.ravel(v))  # noqa: E731
     return scipy.sparse.linalg.LinearOperator((size, size), matvec=vector, dtype=np.float64)  # pyright: ignore
 
 
-def _pack(matrix: np.ndarray) -> np.ndarray:
-    """The lower triangle as a vector, off-diagonal entries times √2 so that the inner product is kept."""
-    rows, columns = np.tril_indices(len(matrix))
-    return matrix[rows, columns] * np.where(rows == columns, 1.0, np.sqrt(2.0))
+def pack(matrix: np.ndarray) -> np.ndarray:
+    """The lower triangle of symmetric matrices ["… d d"] as vectors, off-diagonal entries times √2 so that the inner product is
+    kept."""
+    rows, columns = np.tril_indices(matrix.shape[-1])
+    return matrix[..., rows, columns] * np.where(rows == columns, 1.0, np.sqrt(2.0))
 
 
-def _unpack(packed: np.ndarray) -> np.ndarray:
-    """The symmetric matrix of `_pack`."""
-    dim = (int(np.sqrt(8 * packed.size + 1)) - 1) // 2
+def unpack(packed: np.ndarray) -> np.ndarray:
+    """The symmetric matrices of `pack`."""
+    dim = (int(np.sqrt(8 * packed.shape[-1] + 1)) - 1) // 2
     rows, columns = np.tril_indices(dim)
-    matrix = np.zeros((dim, dim))
-    matrix[rows, columns] = packed / np.where(rows == columns, 1.0, np.sqrt(2.0))
-    return matrix + np.tril(matrix, -1).T
+    matrix = np.zeros((*packed.shape[:-1], dim, dim))
+    matrix[..., rows, columns] = packed / np.where(rows == columns, 1.0, np.sqrt(2.0))
+    return matrix + np.swapaxes(np.tril(matrix, -1), -1, -2)
+
+
+def packed_matrix(linear: Feedback, dim: int) -> np.ndarray:
+    """A linear map of stacks of symmetric matrices ["r d d"] as a matrix on `pack`ed ones."""
+    return pack(linear(unpack(np.eye(dim * (dim + 1) // 2)))).T
+
+
+def repeated(linear: Feedback, x: np.ndarray, times: int) -> np.ndarray:
+    """R(R(…R(X))) for a linear map R of stacks of symmetric matrices ["r d d"]; X ["d d"]."""
+    unknowns = len(x) * (len(x) + 1) // 2
+    if times > unknowns and unknowns <= _DENSE:
+        return unpack(np.linalg.matrix_power(packed_matrix(linear, len(x)), times) @ pack(x))
+    for _ in range(times):
+        x = linear(x[None])[0]
+    return x
+
+
+def affine_fixed_point(linear: Feedback, dim: int, matrix: np.ndarray | None) -> np.ndarray:
+    """X ["d d"] with X = R(X) and X_dd = 1, for a linear map R that leaves that corner as it is; `matrix` is R packed, or None:
+    then by a Krylov method."""
+    one = np.zeros((dim, dim))
+    one[-1, -1] = 1
+    constant = pack(linear(one))[:-1]
+    if matrix is not None:
+        rest = np.linalg.solve(np.eye(len(constant)) - matrix[:-1, :-1], constant)
+    else:
+        apply = lambda v: v - pack(linear(unpack(np.append(v, 0.0))))[:-1]  # noqa: E731
+        whole = operator(len(constant), apply)
+        rest, failed = scipy.sparse.linalg.gmres(whole, constant, rtol=1e-13, restart=80, maxiter=20)
+        if failed:
+            raise ValueError("no stationary covariance was found: the moments of an epoch do not contract, or very slowly")
+    return unpack(np.append(rest, 1.0))

@@ -5,8 +5,9 @@ covariance S, is
 
     E Σ(Φ* + e) = C + F(S)         C = Σ(Φ*),   F(S) = (1/n) Σᵢ (Hᵢ − H) S (Hᵢ − H)   for a finite sum
 
-For least squares (each example's Hessian Hᵢ constant) both are exact, so second moments close. Whether that is so is found
-numerically, by moving to a few far points: the objects do not declare it.
+and where e has a mean m, E Σ(Φ* + e) = C + K(m) + F(S + mmᵀ) with K linear. For least squares (each example's Hessian Hᵢ
+constant) all of it is exact, so second moments close. Whether that is so is found numerically, by moving to a few far points: the
+objects do not declare it.
 """
 
 from __future__ import annotations
@@ -22,40 +23,75 @@ import scipy.optimize
 from ..dynamics.noise import ExampleNoise, ProblemNoise, Scaled
 from ..struct import replace
 from . import float64
+from .examples import examples_at
 from .linear import Feedback
 from .minimum import minimum
 
 # Relative departure from a law (affine, constant, quadratic) that is rounding: the probes are far, where curvature shows.
 _ROUNDING = 1e-7
-# Numbers of example Hessians held at once, and kept for good.
-_BLOCK_NUMBERS = 1 << 22
-_KEPT_NUMBERS = 1 << 26
+Cross = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Σ(centre + e) = C + K(e) + F(e eᵀ): `covariance` C, `cross` K and `feedback` F (both None: Σ is constant). `reason` is ""
+    when that is exact."""
+
+    covariance: np.ndarray
+    cross: Cross | None = None
+    feedback: Feedback | None = None
+    reason: str = ""
+
+    def scaled(self, by: float) -> Noise:
+        """Σ times a number."""
+        return replace(
+            self, covariance=by * self.covariance, cross=scaled(self.cross, by), feedback=scaled(self.feedback, by)
+        )
+
+    def pushed(self, g: np.ndarray, d: int) -> Noise:
+        """G Σ Gᵀ, for a state of which the first d entries are the position; G ["D d"]."""
+        cross, feedback = self.cross, self.feedback
+        return replace(
+            self,
+            covariance=g @ self.covariance @ g.T,
+            cross=None if cross is None else lambda m: g @ cross(m[:d]) @ g.T,
+            feedback=None if feedback is None else lambda s: g @ feedback(s[:d, :d]) @ g.T,
+        )
 
 
 @dataclass(frozen=True)
 class Local:
-    """Around `centre`: the drift matrix A, the noise C and F (None: Σ is constant). `reason` is "" when that is exact."""
+    """Around `centre`: the drift matrix A and the noise. `reason` is "" when that is exact."""
 
     centre: np.ndarray
     drift: np.ndarray
-    covariance: np.ndarray
-    feedback: Feedback | None
+    noise: Noise
     reason: str
 
     @property
     def exact(self) -> bool:
         return not self.reason
 
+    @property
+    def covariance(self) -> np.ndarray:
+        return self.noise.covariance
 
-def of_problem(problem: Any) -> Local:
-    """Descent on a problem around its minimum, with the noise Σ of one example's gradient (B = 1, with replacement)."""
-    centre = minimum(problem)
+    @property
+    def feedback(self) -> Feedback | None:
+        return self.noise.feedback
+
+
+def of_problem(problem: Any, centre: np.ndarray | None = None) -> Local:
+    """Descent on a problem around its minimum, or around another point (where only the noise and H are meant), with the noise Σ of
+    one example's gradient (B = 1, with replacement)."""
+    centre = minimum(problem) if centre is None else centre
     wide = float64.widen(problem)
     h = float64.evaluate(float64.hessian, wide, centre)
-    c, feedback, reason = problem_noise(wide, centre)
+    noise = problem_noise(wide, centre)
+    reason = noise.reason
     if not reason and not is_affine(lambda phi: float64.evaluate(float64.grad, wide, phi), centre):
         reason = "the loss is not quadratic: linearised at its minimum"
-    return Local(centre, -(h + h.T) / 2, c, feedback, reason)
+    return Local(centre, -(h + h.T) / 2, noise, reason)
 
 
 def of_sde(sde: Any) -> Local:
@@ -66,11 +102,11 @@ def of_sde(sde: Any) -> Local:
     a = float64.evaluate(_drift_jacobian, wide, centre)
     if getattr(sde, "problem", None) is not None:
         a = (a + a.T) / 2
-    c, feedback, reason = _noise(wide, centre)
+    noise = _noise(wide, centre)
+    reason = noise.reason
     if not is_affine(lambda x: float64.evaluate(drift, wide, x), centre):
         reason = "the drift is not linear: linearised at its rest point"
-    factor = float(np.asarray(wide.scale)) ** 2
-    return Local(centre, a, factor * c, scaled(feedback, factor), reason)
+    return Local(centre, a, noise.scaled(float(np.asarray(wide.scale)) ** 2), reason)
 
 
 def rest_point(sde: Any) -> np.ndarray:
@@ -132,14 +168,17 @@ def is_affine(f: Callable[[np.ndarray], np.ndarray], centre: np.ndarray) -> bool
     return True
 
 
-def problem_noise(wide: Any, centre: np.ndarray) -> tuple[np.ndarray, Feedback | None, str]:
-    """C, F and why they are not exact ("" when they are) of a problem's Σ(Φ)."""
+def problem_noise(wide: Any, centre: np.ndarray) -> Noise:
+    """A problem's Σ(Φ) around a point."""
     if not wide.examples:
         return _function_noise(float64.noise_covariance, wide, centre)
     c = float64.evaluate(float64.noise_covariance, wide, centre)
     affine = is_affine(lambda phi: float64.evaluate(float64.example_gradients, wide, phi), centre)
     reason = "" if affine else "the examples' losses are not quadratic: linearised at the minimum"
-    return (c + c.T) / 2, _example_feedback(wide, centre), reason
+    examples = examples_at(wide, centre)
+    if examples.equal:
+        return Noise((c + c.T) / 2, reason=reason)
+    return Noise((c + c.T) / 2, examples.cross, examples.feedback, reason)
 
 
 def _probes(centre: np.ndarray) -> Iterator[np.ndarray]:
@@ -157,25 +196,22 @@ def _drift_jacobian(sde: Any, x: Any) -> Any:
     return jax.jacfwd(lambda y: sde.drift(0.0, y))(x)
 
 
-def scaled(feedback: Feedback | None, factor: float) -> Feedback | None:
-    """factor · F; None stays None."""
-    return None if feedback is None else lambda s: factor * feedback(s)
+def scaled(linear: Callable[[np.ndarray], np.ndarray] | None, factor: float) -> Callable[[np.ndarray], np.ndarray] | None:
+    """factor · F, or factor · K; None stays None."""
+    return None if linear is None else lambda s: factor * linear(s)
 
 
-def _noise(wide: Any, centre: np.ndarray) -> tuple[np.ndarray, Feedback | None, str]:
+def _noise(wide: Any, centre: np.ndarray) -> Noise:
     noise, factor = wide.noise, 1.0
     while isinstance(noise, Scaled):
         noise, factor = noise.noise, factor * float(np.asarray(noise.by))
     if isinstance(noise, ExampleNoise | ProblemNoise):
-        c, feedback, reason = problem_noise(noise.problem, centre)
-        return factor * c, scaled(feedback, factor), reason
+        return problem_noise(noise.problem, centre).scaled(factor)
     return _function_noise(covariance, wide, centre)
 
 
-def _function_noise(
-    function: Callable[[Any, Any], Any], tree: Any, centre: np.ndarray
-) -> tuple[np.ndarray, Feedback | None, str]:
-    """C and F of a covariance function Σ(Φ), where it is constant or quadratic in Φ."""
+def _function_noise(function: Callable[[Any, Any], Any], tree: Any, centre: np.ndarray) -> Noise:
+    """A covariance function Σ(Φ), where it is constant or quadratic in Φ."""
     c = float64.evaluate(function, tree, centre)
     c = (c + c.T) / 2
 
@@ -188,16 +224,16 @@ def _function_noise(
         np.abs(up - c).max() <= _ROUNDING * size and np.abs(down - c).max() <= _ROUNDING * size
         for _, up, down in shifted
     ):
-        return c, None, ""
+        return Noise(c)
     if len(centre) > 32:
-        return c, None, "Σ depends on Φ in more than 32 dimensions: held at its value at the rest point"
-    curvature = float64.evaluate(_second_derivative, (_Function(function), tree), centre) / 2
+        return Noise(c, reason="Σ depends on Φ in more than 32 dimensions: held at its value at the rest point")
+    slope, curvature = float64.evaluate(_two_derivatives, (_Function(function), tree), centre)
     for v, up, down in shifted:
-        if not np.abs((up + down) / 2 - c - curvature @ v @ v).max() <= _ROUNDING * (
-            np.abs(up).max() + np.abs(c).max()
-        ):
-            return c, None, "Σ(Φ) is not quadratic in Φ: held at its value at the rest point"
-    return c, lambda s: np.einsum("abij,ij->ab", curvature, s), ""
+        size = np.abs(up).max() + np.abs(c).max()
+        even, odd = (up + down) / 2 - c - curvature @ v @ v / 2, (up - down) / 2 - slope @ v
+        if not max(np.abs(even).max(), np.abs(odd).max()) <= _ROUNDING * size:
+            return Noise(c, reason="Σ(Φ) is not quadratic in Φ: held at its value at the rest point")
+    return Noise(c, lambda m: slope @ m, lambda s: np.einsum("abij,ij->ab", curvature, s) / 2)
 
 
 @jax.tree_util.register_static
@@ -208,68 +244,7 @@ class _Function:
     call: Callable[[Any, Any], Any]
 
 
-def _second_derivative(both: Any, x: Any) -> Any:
+def _two_derivatives(both: Any, x: Any) -> Any:
     function, tree = both
-    return jax.hessian(lambda y: function.call(tree, y))(x)
-
-
-def _example_feedback(wide: Any, centre: np.ndarray) -> Feedback:
-    """S ↦ (1/n) Σᵢ Hᵢ S Hᵢ − H S H from every example's Hessian at `centre`.
-
-    A squared error of one output has Hᵢ = xᵢxᵢᵀ: then only the n × d matrix of the xᵢ is kept. Otherwise the Hessians are
-    folded into one d² × d² matrix (d ≤ 64), kept whole, or computed anew at each use where they do not fit.
-    """
-    n, d = wide.examples, len(centre)
-    size = max(1, min(n, _BLOCK_NUMBERS // (d * d)))
-
-    def blocks() -> Iterator[np.ndarray]:
-        for lo in range(0, n, size):
-            part = float64.widen(jax.tree.map(lambda a, lo=lo: np.asarray(a)[lo : lo + size], wide.data))
-            yield float64.evaluate(
-                float64.example_hessians, replace(wide, data=part, examples=min(size, n - lo)), centre
-            )
-
-    rows: list[np.ndarray] = []
-    for hessians in blocks():
-        root = _rank_one(hessians)
-        if root is None:
-            break
-        rows.append(root)
-    else:
-        x = np.concatenate(rows)
-        h = x.T @ x / n
-        return lambda s: (x * np.einsum("ni,ni->n", x @ s, x)[:, None]).T @ x / n - h @ s @ h
-    if d <= 64:
-        folded, h = np.zeros((d * d, d * d)), np.zeros((d, d))
-        for hessians in blocks():
-            flat = hessians.reshape(-1, d * d)
-            folded += flat.T @ flat / n
-            h += hessians.sum(axis=0) / n
-        # folded[(a c), (b e)] = ⟨H_ac H_be⟩, contracted with S_ce
-        tensor = folded.reshape(d, d, d, d).transpose(0, 2, 1, 3).reshape(d * d, d * d)
-        return lambda s: (tensor @ s.reshape(-1)).reshape(d, d) - h @ s @ h
-    kept = list(blocks()) if n * d * d <= _KEPT_NUMBERS else None
-    h = np.zeros((d, d))
-    for hessians in kept or blocks():
-        h += hessians.sum(axis=0) / n
-
-    def feedback(s: np.ndarray) -> np.ndarray:
-        total = np.zeros_like(s)
-        for b in kept or blocks():
-            total += np.tensordot(b @ s, b, axes=([0, 2], [0, 1]))
-        return total / n - h @ s @ h
-
-    return feedback
-
-
-def _rank_one(hessians: np.ndarray) -> np.ndarray | None:
-    """xᵢ with Hᵢ = xᵢxᵢᵀ for a whole block, or None."""
-    diagonal = np.einsum("nii->ni", hessians)
-    if (diagonal < 0).any():
-        return None
-    pivot = diagonal.argmax(axis=1)
-    each = np.arange(len(hessians))
-    root = np.sqrt(diagonal[each, pivot])
-    x = hessians[each, :, pivot] / np.where(root > 0, root, 1)[:, None]
-    error = np.abs(hessians - x[:, :, None] * x[:, None, :]).max()
-    return x if error <= 1e-12 * max(np.abs(hessians).max(), 1e-300) else None
+    of = lambda y: function.call(tree, y)  # noqa: E731
+    return jax.jacfwd(of)(x), jax.hessian(of)(x)

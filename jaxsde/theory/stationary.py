@@ -4,9 +4,11 @@
 |----------------|-------------------------------------------------------------------------------------------|
 | SDE            | A S + S Aᵀ + scale²(C + F(S)) = 0; for SGD's SDE HS + SH = ηκ(C + F(S))                   |
 | Euler–Maruyama | S = (I + A h) S (I + A h)ᵀ + h·scale²(C + F(S))                                            |
-| another scheme | S = J S Jᵀ + N Nᵀ, J and N the derivatives of its step in x and z                          |
+| another scheme | S = E A(z) S A(z)ᵀ + E b(z) b(z)ᵀ for a step y' = A(z) y + b(z) with the draws z          |
 | SGD            | S = (I − ηH) S (I − ηH) + η²κ(C + F(S)); for constant noise SH + HS − ηHSH = ηC            |
-| SGD + optimiser | the same for its whole state y' = P y + G ĝ, where that is linear (momentum, weight averages) |
+| SVAG           | the same with η/l for η and l κ for κ                                                     |
+| SGD + optimiser | the same for its whole state y' = P y + G ĝ + c, where that is affine (momentum, weight decay) |
+| SGD by epochs  | the map of a whole epoch, by position in it: `epochs`                                     |
 
 Exact for quadratic losses (least squares with its per-example Hessians included), for any law on the line and for Langevin up
 to d = 3; the leading order in small noise elsewhere, and then the result says so.
@@ -15,26 +17,28 @@ to d = 3; the leading order in small noise elsewhere, and then the result says s
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
 from ..dynamics.equations import Diffusion
 from ..dynamics.gradients import noise_factor
-from ..dynamics.noise import EPOCHS
-from ..stepping.chains import DiffusionChain, OptimizerChain, as_drawn
+from ..random.clocks import steps_per_epoch
+from ..stepping.chains import DiffusionChain, OptimizerChain
 from ..stepping.integrators import EulerMaruyama
-from ..struct import replace, static, struct
-from ..types import Drawn, Draws
-from . import float64
+from ..struct import replace
+from . import epochs, float64
 from .density import isotropic_temperature, stationary_density
 from .linear import Equation
-from .linearise import drift, is_affine, of_problem, of_sde, scaled, settled
+from .linearise import Noise, drift, is_affine, of_problem, of_sde, settled
+from .minimum import minimum
+from .orbits import orbits
+from .reshuffling import moments_of_epochs
+from .updates import step_of, update_of
+
+Position = int | str | Iterable[int]
 
 
 @dataclass(frozen=True)
@@ -54,45 +58,57 @@ class StationaryLaw:
 
 @dataclass(frozen=True)
 class System:
-    """The linear(ised) dynamics of a state y whose first d entries are the position: the equation, the noise Q of S = … + Q + F(S),
-    and the time `dt` that a step lasts (None in continuous time)."""
+    """The linear(ised) dynamics of a state y whose first d entries are the position: the matrix A of the averaged step (or of the
+    drift), the noise about `centre`, and the time `dt` that a step lasts (None in continuous time)."""
 
     centre: np.ndarray
-    equation: Equation
-    noise: np.ndarray
+    drift: np.ndarray
+    noise: Noise
     dt: float | None
     method: str
     reason: str
 
+    @property
+    def equation(self) -> Equation:
+        return Equation(self.drift, self.dt is not None, self.noise.feedback)
+
     def covariance(self) -> np.ndarray:
         """Stationary covariance of the whole state."""
-        if not self.noise.any():  # without noise it rests, if it is stable at all
-            Equation(self.equation.a, self.equation.discrete).solve(self.noise)
-            return np.zeros_like(self.noise)
-        return self.equation.solve(self.noise)
+        if not self.noise.covariance.any():  # without noise it rests, if it is stable at all
+            Equation(self.drift, self.dt is not None).solve(self.noise.covariance)
+            return np.zeros_like(self.noise.covariance)
+        return self.equation.solve(self.noise.covariance)
 
 
-def stationary_mean(x: Any) -> np.ndarray:
+def stationary_mean(x: Any, position: Position = 0) -> np.ndarray:
     """The stationary mean ["d"] of a `Diffusion`, `DiffusionChain` or `OptimizerChain`.
 
     Exact or, with a `UserWarning` that says why not, to leading order in small noise; `ValueError` where there is no stationary
     law or it is not covered. `stationary_law` returns the same with its method.
     """
-    return _warned(stationary_law(x)).mean
+    return _warned(stationary_law(x, position)).mean
 
 
-def stationary_covariance(x: Any) -> np.ndarray:
+def stationary_covariance(x: Any, position: Position = 0) -> np.ndarray:
     """The stationary covariance ["d d"] of a `Diffusion`, `DiffusionChain` or `OptimizerChain`; see `stationary_mean`."""
-    return _warned(stationary_law(x)).covariance
+    return _warned(stationary_law(x, position)).covariance
 
 
-def stationary_law(x: Any) -> StationaryLaw:
+def stationary_law(x: Any, position: Position = 0) -> StationaryLaw:
     """Stationary mean and covariance of the position, with how they were found and whether that is exact. Never warns.
 
+    For SGD that goes through its data in epochs the law depends on the `position` in the epoch, the number of steps taken in it:
+    0 is the end of one epoch and the start of the next, what `every="epoch"` sees; "average" is the law at a step drawn at random,
+    and several positions give the law at one of them drawn at random. It is the law over chains: under "shuffle_once" each chain
+    keeps its own order and settles on its own orbit, and under "cyclic" all settle on the same one.
+
     Raises `ValueError` when there is no stationary law (no isolated minimum, learning rate or step beyond the stability edge,
-    noise that grows faster than the drift contracts) or none that is covered (random reshuffling, a nonlinear optimiser);
-    `TypeError` for another object.
+    noise that grows faster than the drift contracts) or none that is covered (a nonlinear optimiser, an order of the data that is
+    neither enumerated nor sampled in reasonable time); `TypeError` for another object.
     """
+    if epochs.is_by_epochs(x):
+        return _by_epochs(x, position)
+    epochs.positions_of(position, 1)
     if isinstance(x, Diffusion) and x.noise.kind != "none":
         wide = float64.widen(x)
         origin = np.asarray(float64.widen(x.problem).start) if x.problem is not None else np.zeros(x.dim)
@@ -106,18 +122,27 @@ def stationary_law(x: Any) -> StationaryLaw:
     return StationaryLaw(found.centre[:d], found.covariance()[:d, :d], found.method, found.reason)
 
 
+def _by_epochs(chain: OptimizerChain, position: Position) -> StationaryLaw:
+    wanted = epochs.positions_of(position, steps_per_epoch(chain.draws))
+    epoch, reason = epochs.epoch_of(chain)
+    sampling = chain.gradient.sampling
+    if sampling == "random_reshuffling":
+        law = moments_of_epochs(epoch)
+        mean, covariance, error = law.stationary(wanted)
+        method = f"moments of an epoch, {law.method}"
+    else:
+        mean, covariance, error, method = orbits(epoch, sampling, wanted)
+    if error is not None:
+        estimated = f"averaged over sampled orders of the data, with a relative standard error of {error:.2g}"
+        reason = f"{reason}; {estimated}" if reason else estimated
+    return StationaryLaw(epoch.update.rest[: chain.dim] + mean, covariance, method, reason)
+
+
 def system(x: Any) -> System:
     """The linear(ised) dynamics of an SDE or a chain around its rest point."""
     if isinstance(x, Diffusion):
         local = of_sde(x)
-        return System(
-            local.centre,
-            Equation(local.drift, False, local.feedback),
-            local.covariance,
-            None,
-            "Lyapunov equation",
-            local.reason,
-        )
+        return System(local.centre, local.drift, local.noise, None, "Lyapunov equation", local.reason)
     if isinstance(x, DiffusionChain):
         return _integrated(x)
     if isinstance(x, OptimizerChain):
@@ -129,134 +154,31 @@ def _integrated(chain: DiffusionChain) -> System:
     chain = replace(chain, sde=settled(chain.sde))
     local = of_sde(chain.sde)
     dt = float(np.asarray(chain.dt))
-    name = type(chain.integrator).__name__
+    method = f"second-moment equation of {type(chain.integrator).__name__}"
     if isinstance(chain.integrator, EulerMaruyama):
-        a = np.eye(chain.sde.dim) + dt * local.drift
-        equation = Equation(a, True, scaled(local.feedback, dt))
-        return System(
-            local.centre, equation, dt * local.covariance, dt, f"second-moment equation of {name}", local.reason
-        )
-    wide = float64.widen(chain)
-    still = np.zeros(chain.draws.normals + chain.draws.three_point + chain.draws.signs)
-    y = float64.evaluate(_fresh_state, wide, local.centre)
-    a, n = float64.evaluate(_chain_jacobians, wide, y, still)
-    reason = local.reason
-    if not reason and chain.sde.noise.kind not in ("none", "additive"):
-        reason = f"the noise depends on the position, which {name} does not treat linearly: held at its value at the rest point"
-    rest = float64.evaluate(_chain_step, wide, y, still)
-    if not reason and not _is_linear(lambda x, z: float64.evaluate(_chain_step, wide, x, z), y, a, n):
-        reason = f"a step of {name} is not linear, though the SDE is: linearised at its rest point"
-    if reason and np.abs(rest - y).max() > 1e-9 * (1 + np.abs(y).max()):
-        reason += "; the scheme's own shift of the mean is left out"
+        a = np.eye(len(local.drift)) + dt * local.drift
+        return System(local.centre, a, local.noise.scaled(dt), dt, method, local.reason)
+    step = step_of(chain, local.centre, local.exact and chain.sde.noise.kind in ("none", "additive"))
     # the whole state is what moves, and the position comes first in it
-    return System(y, Equation(a, True), n @ n.T, dt, f"second-moment equation of {name}", reason)
-
-
-def _is_linear(step: Callable[[Any, Any], np.ndarray], y: np.ndarray, a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether step(y + e, u) = step(y, 0) + a e + b u, at small and large e and u."""
-    rng, still = np.random.default_rng(5), step(y, np.zeros(b.shape[1]))
-    for scale in (0.1, 1.0, 30.0):
-        e, u = scale * rng.normal(size=y.size), scale * rng.normal(size=b.shape[1])
-        moved = step(y + e, u)
-        if not np.abs(moved - still - a @ e - b @ u).max() <= 1e-9 * (np.abs(moved).max() + np.abs(still).max()):
-            return False
-    return True
+    return System(step.rest, step.a, step.noise, dt, method, local.reason or step.reason)
 
 
 def _optimised(chain: OptimizerChain) -> System:
-    gradient, d = chain.gradient, chain.dim
-    problem, sampling = gradient.problem, gradient.sampling
-    if sampling in EPOCHS and gradient.batch_size < problem.examples:
+    if epochs.is_by_epochs(chain):
         raise ValueError(
-            f"the stationary covariance under {sampling} is not covered: the batches of an epoch depend on each other, so "
-            'one step\'s second moment does not close; sampling="without_replacement" is the nearest law that is'
+            f"the moments of one step do not close under {chain.gradient.sampling}: the batches of an epoch depend on each other; "
+            "stationary_law(chain, position) has the law at each position of the epoch, and transient(chain, …) at each step"
         )
-    factor = noise_factor(gradient)
-    local = of_problem(problem)
-    state, push = optimizer_matrices(chain, local.centre)
-    position = np.eye(d, len(state))
-    a = state + push @ (-local.drift) @ position
-    inner = local.feedback if factor else None
-    feedback = None if inner is None else lambda s: factor * push @ inner(s[:d, :d]) @ push.T
-    noise = factor * push @ local.covariance @ push.T
+    factor = noise_factor(chain.gradient)
+    update = update_of(chain, minimum(chain.problem))
+    d = chain.dim
+    local = of_problem(chain.problem, update.rest[:d])
+    a = update.drift(-local.drift)
+    noise = local.noise.scaled(factor).pushed(update.push, d)
+    if not factor:
+        noise = Noise(noise.covariance)
     dt = float(np.asarray(chain.learning_rate))
-    return System(
-        local.centre, Equation(a, True, feedback), noise, dt, "second-moment equation of the chain", local.reason
-    )
-
-
-@struct
-class _Given:
-    """A gradient that is handed to the optimiser as it is: the `normals` of the draw."""
-
-    draws: Draws = static(default=Draws())
-
-    def __call__(self, phi: Any, drawn: Any, k: Any) -> Any:
-        return drawn.normals
-
-
-def optimizer_matrices(chain: OptimizerChain, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """P and G of the optimiser's step y' = P y + G ĝ around (centre, fresh state); `ValueError` when it is not linear."""
-    d = len(centre)
-    if chain.optimizer is None:
-        return np.eye(d), -float(np.asarray(chain.learning_rate)) * np.eye(d)
-    bare = float64.widen(replace(chain, gradient=_Given()))
-    fresh = float64.evaluate(_fresh, bare, centre)
-    leaves = jax.tree.leaves(fresh)
-    if any(not np.issubdtype(a.dtype, np.floating) for a in leaves):
-        raise ValueError(
-            "the stationary covariance with this optimiser is not covered: it counts its steps, and a schedule or a bias "
-            "correction is not a linear map; covered are plain SGD and linear optimisers such as optax.sgd with momentum"
-        )
-    y = np.concatenate([np.ravel(a) for a in leaves])
-    if not np.array_equal(y[:d], centre):
-        raise ValueError(
-            "the optimiser's state does not begin with the position: its stationary covariance is not covered"
-        )
-    still = float64.evaluate(_flat_step, bare, y, np.zeros(d))
-    state, push = float64.evaluate(_flat_jacobians, bare, y, np.zeros(d))
-    rest = np.abs(still - y).max() <= 1e-9 * (1 + np.abs(y).max())
-    affine = _is_linear(lambda x, g: float64.evaluate(_flat_step, bare, x, g), y, state, push)
-    if not (affine and rest):
-        why = "its step is not linear in the gradient" if not affine else "it moves the minimum (weight decay)"
-        raise ValueError(
-            f"the stationary covariance with this optimiser is not covered: {why}; covered are plain SGD and linear optimisers "
-            "such as optax.sgd with momentum"
-        )
-    return state, push
-
-
-def _fresh(chain: Any, phi: Any) -> Any:
-    return chain.init(phi)
-
-
-def _unflatten(chain: Any, y: Any) -> Any:
-    shape = jax.eval_shape(chain.init, y[: chain.dim])
-    leaves, tree = jax.tree.flatten(shape)
-    ends = np.cumsum([0, *(int(np.prod(a.shape)) for a in leaves)])
-    return jax.tree.unflatten(tree, [y[a:b].reshape(s.shape) for a, b, s in zip(ends, ends[1:], leaves, strict=False)])
-
-
-def _flat_step(chain: Any, y: Any, g: Any) -> Any:
-    return ravel_pytree(chain.step(_unflatten(chain, y), Drawn(normals=g), 0))[0]
-
-
-def _flat_jacobians(chain: Any, y: Any, g: Any) -> Any:
-    return jax.jacfwd(_flat_step, argnums=(1, 2))(chain, y, g)
-
-
-def _fresh_state(chain: Any, x: Any) -> Any:
-    state = chain.init(x[: chain.dim])
-    whole = ravel_pytree(state)[0]
-    return jnp.concatenate([x, whole[x.size :]])  # the momenta where they rest, too
-
-
-def _chain_step(chain: Any, y: Any, z: Any) -> Any:
-    return ravel_pytree(chain.step(_unflatten(chain, y), as_drawn(z, chain.draws), 0))[0]
-
-
-def _chain_jacobians(chain: Any, y: Any, z: Any) -> Any:
-    return jax.jacfwd(_chain_step, argnums=1)(chain, y, z), jax.jacrev(_chain_step, argnums=2)(chain, y, z)
+    return System(update.rest, a, noise, dt, "second-moment equation of the chain", local.reason)
 
 
 def _warned(law: StationaryLaw) -> StationaryLaw:
