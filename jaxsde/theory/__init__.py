@@ -2,29 +2,36 @@
 
 Read in this order: `float64` (how a loss is evaluated), `minimum`, `linear` (second-moment equations), `linearise` (A, C and F
 of an object), `stationary` and `edge` (what follows), `currents`, `gaussian` and `temperature` (distances to Gibbs), `confine`,
-`grid`, `gibbs`, `density` (laws by quadrature).
+`grid`, `gibbs`, `density` (laws by quadrature), `lattice` (an SDE's generator as jumps on a grid), `markov` (laws of such jumps),
+`levels`, `refined`, `enclose` (one grid, several, and the box around them), `distance` and `fokker_planck` (what follows).
 """
 
 from .currents import area_rates, entropy_production, linear_entropy_production
 from .density import GaussianDensity, LineDensity, stationary_density
 from .edge import stability_edge
+from .fokker_planck import Evolution, FokkerPlanck, fokker_planck
 from .gaussian import best_temperature, gaussian_kl, gaussian_kl_to_gibbs
 from .gibbs import Gibbs, gibbs
 from .linear import discrete_lyapunov, lyapunov
 from .minimum import minimum
+from .refined import Refined
 from .stationary import StationaryLaw, stationary_covariance, stationary_law, stationary_mean
 from .temperature import density_kl_to_gibbs, temperature_of_loss
 
 __all__ = [
+    "Evolution",
+    "FokkerPlanck",
     "GaussianDensity",
     "Gibbs",
     "LineDensity",
+    "Refined",
     "StationaryLaw",
     "area_rates",
     "best_temperature",
     "density_kl_to_gibbs",
     "discrete_lyapunov",
     "entropy_production",
+    "fokker_planck",
     "gaussian_kl",
     "gaussian_kl_to_gibbs",
     "gibbs",

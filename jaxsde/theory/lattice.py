@@ -96,7 +96,7 @@ class Jumps:
 def rates(wide: Any, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     """The drift ["N d"] and D ["N d d"] of a widened SDE at the cells. `ValueError` where one is not finite or D is degenerate."""
     points = grid.points
-    f, d = _everywhere(drift, wide, points), _everywhere(covariance, wide, points)
+    f, d = everywhere(drift, wide, points), everywhere(covariance, wide, points)
     d = d * float(np.asarray(wide.scale)) ** 2 / 2
     finite = np.isfinite(f).all(axis=1) & np.isfinite(d).all(axis=(1, 2))
     if not finite.all():
@@ -104,13 +104,13 @@ def rates(wide: Any, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     flat = np.linalg.eigvalsh(d)[:, 0] <= 1e-9 * np.trace(d, axis1=1, axis2=2)
     if flat.any():
         raise ValueError(
-            f"the noise is degenerate at {points[flat][0]} (a direction without noise): the Fokker–Planck equation is solved for "
-            "noise of full rank only"
+            f"the noise is degenerate at {points[flat][0]} (a direction without noise, such as the position of an SDE with "
+            "momentum): the Fokker–Planck equation is solved for noise of full rank only"
         )
     return f, d
 
 
-def _everywhere(function: Any, wide: Any, points: np.ndarray) -> np.ndarray:
+def everywhere(function: Any, wide: Any, points: np.ndarray) -> np.ndarray:
     cost = wide.dim**2 * max(1, min(getattr(getattr(wide, "problem", None), "examples", 1), 4096))
     block = min(_BLOCK, 1 << int(np.ceil(np.log2(len(points)))))
     filled = np.concatenate([points, np.repeat(points[-1:], -len(points) % block, axis=0)])
