@@ -11,8 +11,9 @@ import pytest
 import scipy.sparse.linalg
 from numpy.testing import assert_allclose
 
-from jaxsde.theory import lattice
-from jaxsde.theory.lattice import Grid, decompose, fitted, jumps
+import jaxsde as js
+from jaxsde.theory import float64, lattice
+from jaxsde.theory.lattice import Grid, decompose, fitted, jumps, rates
 
 
 def known_law(log_p, d, a):
@@ -206,3 +207,32 @@ def test_long_jumps_are_refused():
     grid = Grid(-np.ones(2), np.ones(2), (16, 16))
     with pytest.raises(ValueError, match="too nearly degenerate"):
         jumps(np.zeros((256, 2)), np.tile(d, (256, 1, 1)), grid, ("reflecting",) * 2)
+
+
+H = np.array([[1.0, 0.3], [0.3, 2.0]])
+C = np.array([[2.0, -0.5], [-0.5, 0.6]])
+
+
+def widened(noise_covariance):
+    problem = js.potential(lambda p: 0.5 * p @ H @ p, np.zeros(2), noise_covariance=noise_covariance)
+    return float64.widen(js.sgd_sde(problem, learning_rate=0.1))
+
+
+def test_from_an_sde_to_its_stationary_covariance():
+    """SGD's SDE on a quadratic loss, HS + SH = ηC, at second order; with the cross term of C turned around it is another law."""
+    exact = js.theory.lyapunov(-H, 0.1 * C)
+    reach = 6 * np.sqrt(np.diag(exact))
+
+    def error(noise, n):
+        grid = Grid(-reach, reach, (n, n))
+        p = stationary(jumps(*rates(widened(noise), grid), grid, ("reflecting",) * 2).generator(n * n), n * n // 2 + n // 2)
+        return np.abs((grid.points.T * p) @ grid.points / p.sum() - exact).max()
+
+    found = np.array([error(C, 40), error(C, 80)])
+    assert_allclose(slopes(found), 2, atol=0.1)
+    assert error(C * np.array([[1, -1], [-1, 1]]), 80) > 20 * found[1]
+
+
+def test_degenerate_noise_is_refused():
+    with pytest.raises(ValueError, match="degenerate"):
+        rates(widened(np.diag([1.0, 0.0])), Grid(-np.ones(2), np.ones(2), (4, 4)))

@@ -1,9 +1,9 @@
 """What should come out: minima, Gibbs laws, stationary laws, stability and currents, in float64 from the very objects that run.
 
 Read in this order: `float64` (how a loss is evaluated), `minimum`, `linear` (second-moment equations), `linearise` (A, C and F
-of an object), `stationary` and `edge` (what follows), `currents`, `gaussian` and `temperature` (distances to Gibbs), `confine`,
-`grid`, `gibbs`, `density` (laws by quadrature), `lattice` (an SDE's generator as jumps on a grid), `markov` (laws of such jumps),
-`levels`, `refined`, `enclose` (one grid, several, and the box around them), `distance` and `fokker_planck` (what follows).
+of an object), `stationary` and `edge` (what follows), `gaussian` and `temperature` (distances to Gibbs), `confine`, `grid`,
+`gibbs`, `density` (laws by quadrature), `lattice` (an SDE's generator as jumps on a grid), `markov` (laws of such jumps), `levels`
+and `refined` (one grid, several), `enclose` (the box around them), `distance` and `fokker_planck` (what follows), `currents`.
 """
 
 from .currents import area_rates, entropy_production, linear_entropy_production

@@ -63,7 +63,7 @@ class FokkerPlanck:
         return self.grid.points
 
     def log_density(self, x: Any) -> np.ndarray:
-        """log p at positions [... d], in nats, extrapolated, by cubic splines; −∞ outside the box. For d = 1 a plain array will do."""
+        """log p at positions [... d], in nats, extrapolated, by cubic splines; −∞ outside the box. On a line x may be [...]."""
         x = np.asarray(x, np.float64)
         if self.dim == 1 and (x.ndim == 0 or x.shape[-1] != 1):
             x = x[..., None]
