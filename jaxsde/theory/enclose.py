@@ -7,6 +7,7 @@ there is none.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,20 @@ import scipy.optimize
 
 from . import checks, float64
 from .confine import DEEP, wells
-from .lattice import Grid, jumps, rates
-from .linear import Equation
-from .linearise import covariance, drift, drift_jacobian
-from .markov import check_mixing, stationary
+from .lattice import Grid, Jumps, jumps, rates
+from .linear import Equation, lyapunov
+from .linearise import covariance, drift, drift_jacobian, of_sde
+from .markov import check_mixing, roughly, stationary
 
 _COARSE = {1: 256, 2: 48, 3: 24}
+_FINEST = {1: 2048, 2: 192, 3: 32}
+# Edges whose rates differ by more than e to this power smear what goes along them.
+_STEEP = 3.0
+_PATIENCE = 4  # walls moved out on the finest grid while it smears
 # The density of one component at a wall, over its largest, below which the wall stays.
 _NOTHING = 1e-10
+# Standard deviations to a wall at first: a Gaussian is 1e-11 of its largest there.
+_REACH = 7.2
 # Tails that fall like a power are cut off where a box has this many widths of the law and the density at the wall is this small.
 _WIDE, _LITTLE = 60.0, 1e-6
 # A box this many times as long as the first is none.
@@ -30,28 +37,76 @@ _LARGEST = 1e5
 
 def enclose(sde: Any, wide: Any) -> tuple[np.ndarray, np.ndarray, float]:
     """(lo ["d"], hi ["d"], an estimate of the mass outside). `ValueError` where there is no stationary law, or none to be boxed."""
+    if (found := _of_linear(sde)) is not None:
+        return found
     lo, hi = _first(sde, wide)
     dim, length = len(lo), hi - lo
-    for first in (True, *(False,) * 99):
-        grid = Grid(lo, hi, (_COARSE[dim],) * dim)
+    n, first, smeared = _COARSE[dim], True, 0
+    for _ in range(100):
+        grid = Grid(lo, hi, (n,) * dim)
         f, d = rates(wide, grid)
-        generator = jumps(f, d, grid, ("reflecting",) * dim).generator(len(f))
-        p = stationary(generator, grid.shape)
-        if first:  # later the walls may have left a well behind
-            check_mixing(generator, grid.shape, p)
+        found = jumps(f, d, grid, ("reflecting",) * dim)
+        generator = found.generator(len(f))
+        try:
+            p = stationary(generator, grid.shape)
+            if first:  # later the walls may have left a well behind
+                check_mixing(generator, grid.shape, p)
+        except ValueError as error:
+            unbounded = _at_walls(roughly(generator, grid.shape).reshape(grid.shape)) > 0.5
+            raise ValueError(_UNBOUNDED if unbounded else str(error)) from error
+        first = False
         new_lo, new_hi, outside = _moved(grid, p.reshape(grid.shape))
         if np.array_equal(new_lo, lo) and np.array_equal(new_hi, hi):
             return lo, hi, outside
+        outwards = (new_lo < lo).any() or (new_hi > hi).any()
+        if outwards and _steepest(found, p) > _STEEP:
+            if n < _FINEST[dim]:
+                n = min(2 * n, _FINEST[dim])
+                continue
+            smeared += 1
+            if smeared > _PATIENCE:
+                raise ValueError(_SMEARED)
         lo, hi = new_lo, new_hi
         if not (hi - lo < _LARGEST * length).all():
             break
     raise ValueError(_UNBOUNDED)
 
 
+def _steepest(found: Jumps, p: np.ndarray) -> float:
+    """log of the largest ratio of the two rates of an edge, where the density counts."""
+    edges = found.edges
+    there, back = found.rate[:edges], found.rate[edges : 2 * edges]
+    counts = p[found.source[:edges]] > _NOTHING * p.max()
+    with np.errstate(divide="ignore"):
+        return float(np.abs(np.log(there[counts]) - np.log(back[counts])).max())
+
+
 _UNBOUNDED = (
     "no stationary law was found: its density does not fall towards the walls of any box (the drift does not confine, or the noise "
     "grows so fast that the tails are too heavy); give a box to see the law between reflecting walls"
 )
+_SMEARED = (
+    "no box was found: the drift is so fast beside the noise that a grid smears the law; give a box, or rotate and scale the "
+    "variables so that neither the noise nor the drift is near to degenerate"
+)
+
+
+def _of_linear(sde: Any) -> tuple[np.ndarray, np.ndarray, float] | None:
+    """The box of a Gaussian, where the drift is linear and the noise constant."""
+    try:
+        local = of_sde(sde)
+    except ValueError:  # the drift rests nowhere that is easily found
+        return None
+    if not local.exact or local.feedback is not None or not local.covariance.any():
+        return None
+    reach = _REACH * np.sqrt(np.diag(lyapunov(local.drift, local.covariance)))
+    return local.centre - reach, local.centre + reach, len(reach) * math.erfc(_REACH / math.sqrt(2))
+
+
+def _at_walls(p: np.ndarray) -> float:
+    """The share of the mass in the cells next to the walls."""
+    inner = tuple(slice(n // 24, n - n // 24) for n in p.shape)
+    return 1 - float(p[inner].sum())
 
 
 def _moved(grid: Grid, p: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
@@ -93,7 +148,7 @@ def _first(sde: Any, wide: Any) -> tuple[np.ndarray, np.ndarray]:
             s = np.diag(Equation(a, False).solve((sigma + sigma.T) / 2))
         except ValueError:
             s = np.diag(sigma) / (1e-12 + np.abs(np.linalg.eigvals(a)).max())
-        reach = 6.5 * np.sqrt(np.maximum(s, 1e-300))
+        reach = _REACH * np.sqrt(np.maximum(s, 1e-300))
         lows.append(x - reach)
         highs.append(x + reach)
     lo, hi = np.min(lows, axis=0), np.max(highs, axis=0)

@@ -73,7 +73,7 @@ class FokkerPlanck:
         found = fine.log_p(points)
         inside = np.isfinite(found)
         change = (found[inside] - coarse.log_p(points[inside])) / ((coarse.size / fine.size) ** 2 - 1)
-        found[inside] += np.clip(change, -0.1, 0.1)  # far out, where the density is next to nothing, grids differ by more
+        found[inside] += np.clip(change, -1.0, 1.0)  # far out, where the density is next to nothing, grids may differ by more
         return found.reshape(x.shape[:-1])
 
     def marginal(self, component: int) -> tuple[np.ndarray, np.ndarray]:

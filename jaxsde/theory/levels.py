@@ -146,16 +146,18 @@ class Level:
         return rate[:edges] * self.p[source], rate[edges : 2 * edges] * self.p[target]
 
     def spread(self, point: np.ndarray) -> np.ndarray:
-        """A unit mass at a point shared among the cells around it, with its mean kept ["N"]."""
-        shape = np.asarray(self.grid.shape)
+        """A unit mass at a point shared among the 3ᵈ cells around it ["N"]: its mean is kept, its variance is a quarter of a
+        cell's length squared wherever in the cell the point is (so that it is extrapolated away)."""
+        shape, walls = np.asarray(self.grid.shape), np.asarray(self.walls)
         place = (point - self.grid.lo) / self.grid.size - 0.5
+        near = np.rint(place).astype(int)
+        t = place - near
+        weights = np.stack([(0.5 - t) ** 2 / 2, 0.75 - t**2, (0.5 + t) ** 2 / 2])
         total = np.zeros(self.grid.shape)
-        low = np.floor(place).astype(int)
-        for corner in np.ndindex(*(2,) * len(shape)):
-            cell = low + corner
-            weight = float(np.prod(np.where(np.array(corner) == 1, place - low, 1 - place + low)))
-            outside = (cell < 0) | (cell >= shape)
-            cell = np.where(np.asarray(self.walls) == "periodic", cell % shape, np.clip(cell, 0, shape - 1))
-            if not (outside & (np.asarray(self.walls) == "absorbing")).any():
-                total[tuple(cell)] += weight
+        for corner in np.ndindex(*(3,) * len(shape)):
+            cell = near + corner - 1
+            lost = ((cell < 0) | (cell >= shape)) & (walls == "absorbing")
+            cell = np.where(walls == "periodic", cell % shape, np.clip(cell, 0, shape - 1))
+            if not lost.any():
+                total[tuple(cell)] += np.prod(weights[corner, range(len(shape))])
         return total.ravel()

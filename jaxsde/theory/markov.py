@@ -64,10 +64,21 @@ def check_mixing(generator: Any, shape: tuple[int, ...], p: np.ndarray) -> None:
     # From everywhere, for 1e11 jumps: mass that finds its way in that time finds it in float64, too.
     other = _leaking(_among(generator, order), shape, 1e-11)
     if np.abs(other - p[order]).sum() > 0.05:
-        raise ValueError(
-            "the density lies in wells that exchange so rarely that float64 cannot tell how the mass is shared between them; give "
-            "a box around one of them, or more noise"
-        )
+        raise ValueError(_RARELY)
+
+
+_RARELY = (
+    "the density lies in wells that exchange so rarely that float64 cannot tell how the mass is shared between them; give a box "
+    "around one of them, or more noise"
+)
+
+
+def roughly(generator: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Where the mass goes from everywhere ["N"], whether or not it is shared between wells as in the stationary law."""
+    order = _order(generator, shape)
+    p = np.empty(len(order))
+    p[order] = _leaking(_among(generator, order), shape)
+    return p
 
 
 def quasi_stationary(generator: Any, shape: tuple[int, ...]) -> np.ndarray:
@@ -221,9 +232,12 @@ def _loses(generator: Any) -> bool:
 def _factor(matrix: Any, shape: tuple[int, ...]) -> Any:
     # The diagonal is the pivot: so the signs of an M-matrix stay, too.
     order = "NATURAL" if len(shape) > 2 else "MMD_AT_PLUS_A"
-    return scipy.sparse.linalg.splu(
-        matrix.tocsc(), permc_spec=order, diag_pivot_thresh=0.0, options={"SymmetricMode": True}
-    )
+    try:
+        return scipy.sparse.linalg.splu(
+            matrix.tocsc(), permc_spec=order, diag_pivot_thresh=0.0, options={"SymmetricMode": True}
+        )
+    except RuntimeError as error:  # exactly singular: a part of the grid that no other part is reached from
+        raise ValueError(_RARELY) from error
 
 
 def _incomplete(matrix: Any) -> Any:
