@@ -41,13 +41,13 @@ class Distance:
         return self._refined([self._forward(k, best, log_z) for k in range(len(self.levels))])
 
     def best(self, direction: str) -> Refined:
-        if direction == "forward" and not self.boxed:
+        matched = self._refined([self._matched(k, float(v.p @ loss)) for k, (v, loss) in enumerate(self._pairs)])
+        if direction == "forward":
+            if self._outside(float(matched)) < 1e-10:
+                return matched
             mean = self._refined([v.p @ loss for v, loss in self._pairs])
             value = temperature_of_loss(self.problem, mean.value)
             return Refined(value, abs(temperature_of_loss(self.problem, mean.value + mean.error) - value))
-        matched = self._refined([self._matched(k, float(v.p @ loss)) for k, (v, loss) in enumerate(self._pairs)])
-        if direction == "forward":
-            return matched
         found = [self._least(k, float(matched)) for k in range(len(self.levels))]
         self._check(found[0])
         return self._refined(found)

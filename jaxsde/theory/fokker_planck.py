@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import scipy.optimize
 
 from . import checks, float64
 from .distance import Distance
@@ -42,7 +43,7 @@ class FokkerPlanck:
 
     grid: Grid
     walls: tuple[str, ...]
-    density: np.ndarray
+    density: np.ndarray = field(repr=False)
     density_error: float
     mean: np.ndarray
     mean_error: np.ndarray
@@ -134,10 +135,14 @@ class FokkerPlanck:
         levels = [v for v in self._levels if self.dim < 3 or len(v.p) <= _SPECTRUM or v is self._levels[-1]]
         first = levels[0]
         scale, turn = first.rate, first.turn
-        found = [relaxation(v.generator, v.grid.shape, v.p, int(count), scale, turn) for v in levels]
+        found = [relaxation(v.generator, v.grid.shape, v.p, int(count) + (4 if v is not first else 0), scale, turn) for v in levels]
         if len(found) == 1:
             return Refined(found[0], np.abs(found[0]))
-        return extrapolate(found, [v.size for v in levels])
+        # Rates of one mode may stand in another order on another grid.
+        found[1:] = [v[scipy.optimize.linear_sum_assignment(np.abs(found[0][:, None] - v))[1]] for v in found[1:]]
+        rates = extrapolate(found, [v.size for v in levels])
+        order = np.argsort(np.round(rates.value.real / (1e-8 * scale)), kind="stable")
+        return Refined(rates.value[order], rates.error[order])
 
     def spectral_gap(self) -> Refined:
         """The slowest rate of relaxation, the least real part of `relaxation_rates`."""
@@ -210,7 +215,7 @@ class Evolution:
 
     times: np.ndarray
     grid: Grid
-    density: np.ndarray
+    density: np.ndarray = field(repr=False)
     mean: np.ndarray
     mean_error: np.ndarray
     covariance: np.ndarray
