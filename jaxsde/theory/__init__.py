@@ -2,27 +2,33 @@
 
 Read in this order: `float64` (how a loss is evaluated), `minimum`, `linear` (second-moment equations), `linearise` (A, C and F
 of an object; `examples`, `updates`), `stationary` (with `epochs`, `reshuffling`, `orbits`) and what follows, `transient`, `edge`,
-`kurtosis` and `tail`; `currents`, `gaussian` and `temperature` (distances to Gibbs), `confine`, `grid`, `gibbs`, `density` (laws by
-quadrature), `lattice` (the generator of an SDE as jumps on a grid).
+`kurtosis` and `tail`; `gaussian` and `temperature` (distances to Gibbs), `confine`, `grid`, `gibbs`, `density` (laws by quadrature),
+`lattice` (an SDE's generator as jumps on a grid), `markov` (laws of such jumps), `levels` and `refined` (one grid, several),
+`enclose` (the box around them), `distance` and `fokker_planck` (what follows), `currents`.
 """
 
 from .currents import area_rates, entropy_production, linear_entropy_production
 from .density import GaussianDensity, LineDensity, stationary_density
 from .edge import stability_edge
+from .fokker_planck import Evolution, FokkerPlanck, fokker_planck
 from .gaussian import best_temperature, gaussian_kl, gaussian_kl_to_gibbs
 from .gibbs import Gibbs, gibbs
 from .kurtosis import kurtosis_edge
 from .linear import discrete_lyapunov, lyapunov
 from .minimum import minimum
+from .refined import Refined
 from .stationary import StationaryLaw, stationary_covariance, stationary_law, stationary_mean
 from .tail import tail_index
 from .temperature import density_kl_to_gibbs, temperature_of_loss
 from .transient import Transient, excess_loss, transient
 
 __all__ = [
+    "Evolution",
+    "FokkerPlanck",
     "GaussianDensity",
     "Gibbs",
     "LineDensity",
+    "Refined",
     "StationaryLaw",
     "Transient",
     "area_rates",
@@ -31,6 +37,7 @@ __all__ = [
     "discrete_lyapunov",
     "entropy_production",
     "excess_loss",
+    "fokker_planck",
     "gaussian_kl",
     "gaussian_kl_to_gibbs",
     "gibbs",

@@ -17,7 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from ..dynamics.equations import Diffusion
 from . import checks
+from .fokker_planck import FokkerPlanck, fokker_planck
 from .linear import lyapunov
 from .linearise import of_sde
 from .stationary import system
@@ -27,9 +29,12 @@ def area_rates(x: Any) -> np.ndarray:
     """Q ["d d"], antisymmetric: the mean signed area a unit time in each plane, of an SDE or of a chain (on its clock).
 
     For SGD's SDE Q = HS − ηC/2. Exact for a linear drift with any noise that has a second-moment equation, state-dependent noise
-    included; otherwise linearised at the rest point with a `UserWarning`. `ValueError` as `stationary_law`.
+    included; another SDE in two or three dimensions is solved on grids (`fokker_planck`, whose own `area_rates` has an error bar).
+    Otherwise linearised at the rest point with a `UserWarning`. `ValueError` as `stationary_law`.
     """
     found = system(x)
+    if found.reason and (law := _on_a_grid(x)) is not None:
+        return law.area_rates().value
     _warn(found.reason)
     d = len(found.centre)
     s, a = found.covariance(), found.equation.a
@@ -39,11 +44,12 @@ def area_rates(x: Any) -> np.ndarray:
 
 
 def entropy_production(sde: Any) -> float:
-    """Entropy production a unit time (nats) of a linear SDE in its stationary state, tr(D⁻¹ Q S⁻¹ Qᵀ).
+    """Entropy production a unit time (nats) of an SDE in its stationary state; of a linear one tr(D⁻¹ Q S⁻¹ Qᵀ).
 
     0 iff the law is in equilibrium. Where D is singular the inverse is that of its range, and the result is infinite if the
-    current leaves it (every variable counts as even under time reversal). State-dependent noise is held at its value at the rest
-    point and a nonlinear drift is linearised there, with a `UserWarning`.
+    current leaves it (every variable counts as even under time reversal). With a nonlinear drift or state-dependent noise it is
+    ∫ Jᵀ D⁻¹ J/p: 0 on the line, on grids in two and three dimensions (`fokker_planck`, whose own has an error bar). Beyond that the
+    noise is held at its value at the rest point and the drift is linearised there, with a `UserWarning`.
 
     Raises `ValueError` when there is no stationary law or no noise.
     """
@@ -52,9 +58,11 @@ def entropy_production(sde: Any) -> float:
     reason = local.reason
     if not reason and local.feedback is not None:
         reason = "the noise depends on the position: held at its value at the rest point"
-    _warn(reason)
     if not local.covariance.any():
         raise ValueError("the SDE has no noise: entropy production is not defined")
+    if reason and (law := _on_a_grid(sde)) is not None:
+        return float(law.entropy_production())
+    _warn(reason)
     return linear_entropy_production(local.drift, local.covariance / 2)
 
 
@@ -76,6 +84,16 @@ def linear_entropy_production(a: Any, d: Any) -> float:
         return math.inf
     inner = along[solid] / np.sqrt(strengths[solid])[:, None]
     return float(np.sum((inner @ np.linalg.inv(s)) * inner))
+
+
+def _on_a_grid(x: Any) -> FokkerPlanck | None:
+    """The law of a small SDE on a grid; None where there is no such thing."""
+    if not isinstance(x, Diffusion) or not 2 <= x.dim <= 3:
+        return None
+    try:
+        return fokker_planck(x)
+    except ValueError:
+        return None
 
 
 def _warn(reason: str) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from . import checks, float64
 from .gibbs import Gibbs, gibbs
 from .linear import find_root, lyapunov
 from .linearise import autonomous, covariance, drift, of_sde, rest_point
+
+if TYPE_CHECKING:
+    from .fokker_planck import FokkerPlanck
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 _DEEP = 40.0
@@ -86,11 +89,12 @@ class GaussianDensity:
         return np.asarray(-0.5 * (quadratic + log_det))
 
 
-def stationary_density(sde: Any) -> LineDensity | GaussianDensity | Gibbs:
-    """The stationary density of an SDE, exact: an object with `log_density`, `mean`, `covariance` and `dim`.
+def stationary_density(sde: Any) -> LineDensity | GaussianDensity | Gibbs | FokkerPlanck:
+    """The stationary density of an SDE: an object with `log_density`, `mean`, `covariance` and `dim`.
 
-    Covered: any drift and noise in one dimension (quadrature); −∇L with constant isotropic noise, the Gibbs law at
-    T = scale² σ²/2; a linear drift with constant noise, a Gaussian.
+    Exact for any drift and noise in one dimension (quadrature); for −∇L with constant isotropic noise, the Gibbs law at
+    T = scale² σ²/2; and for a linear drift with constant noise, a Gaussian. Any other SDE in two or three dimensions is solved on
+    grids (`fokker_planck`), with error bars.
 
     Raises `ValueError` for another SDE, one without noise, noise that vanishes somewhere, a drift that depends on time, or an SDE
     that does not settle.
@@ -105,13 +109,22 @@ def stationary_density(sde: Any) -> LineDensity | GaussianDensity | Gibbs:
         return gibbs(sde.problem, temperature)
     local = of_sde(sde)
     if not local.exact or local.feedback is not None:
-        raise ValueError(
-            "no closed stationary density for this SDE in more than one dimension: covered are −∇L with constant isotropic noise "
-            "and a linear drift with constant noise; stationary_law gives mean and covariance"
-        )
+        return _on_a_grid(sde)
     if not local.covariance.any():
         raise ValueError("the SDE has no noise: its stationary law is a point and has no density")
     return GaussianDensity(local.centre, lyapunov(local.drift, local.covariance))
+
+
+def _on_a_grid(sde: Any) -> Any:
+    from .fokker_planck import fokker_planck  # which measures distances to the densities of this file
+
+    why = "no closed stationary density for this SDE (isotropic noise with −∇L and constant noise with a linear drift have one)"
+    if sde.dim > 3:
+        raise ValueError(f"{why}, and none on a grid in more than three dimensions; stationary_law gives mean and covariance")
+    try:
+        return fokker_planck(sde)
+    except ValueError as error:
+        raise ValueError(f"{why}, and on a grid: {error}") from error
 
 
 def isotropic_temperature(sde: Any) -> float | None:

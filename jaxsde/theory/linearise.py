@@ -99,7 +99,7 @@ def of_sde(sde: Any) -> Local:
     sde = settled(sde)
     wide = float64.widen(sde)
     centre = rest_point(sde)
-    a = float64.evaluate(_drift_jacobian, wide, centre)
+    a = float64.evaluate(drift_jacobian, wide, centre)
     if getattr(sde, "problem", None) is not None:
         a = (a + a.T) / 2
     noise = _noise(wide, centre)
@@ -125,9 +125,9 @@ def rest_point(sde: Any) -> np.ndarray:
     if problem is not None:
         origin[: problem.dim] = minimum(problem)
     found = scipy.optimize.root(
-        f, origin, jac=lambda x: float64.evaluate(_drift_jacobian, wide, x), tol=1e-13
+        f, origin, jac=lambda x: float64.evaluate(drift_jacobian, wide, x), tol=1e-13
     )
-    scale = np.abs(float64.evaluate(_drift_jacobian, wide, found.x)).max() * (1 + np.abs(found.x).max())
+    scale = np.abs(float64.evaluate(drift_jacobian, wide, found.x)).max() * (1 + np.abs(found.x).max())
     if not np.abs(f(found.x)).max() <= 1e-9 * scale:
         raise ValueError(
             "the drift has no rest point that a root search from the origin or the minimum finds: no stationary law is known"
@@ -192,7 +192,7 @@ def _drift_at(sde: Any, x: Any, t: Any) -> Any:
     return sde.drift(t, x)
 
 
-def _drift_jacobian(sde: Any, x: Any) -> Any:
+def drift_jacobian(sde: Any, x: Any) -> Any:
     return jax.jacfwd(lambda y: sde.drift(0.0, y))(x)
 
 
