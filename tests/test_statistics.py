@@ -17,6 +17,7 @@ from jaxsde.statistics import (
     Autocovariance,
     Covariance,
     Extremes,
+    FirstPassage,
     Histogram,
     Mean,
     MeanLoss,
@@ -41,6 +42,7 @@ CASES = {
     "of": of(lambda phi: jnp.stack([phi[0] * phi[1], phi[0], phi[1] ** 2]), Covariance()),
     "mean_loss": MeanLoss(WELL),
     "course": STATISTICS["course"](4),
+    "first_passage": FirstPassage(lambda phi: phi[0] + phi[1] ** 2 > 1.5, bins=5),
 }
 # shared by all chains: what a chain did before it diverged stays in
 SHARED = {"histogram"}
