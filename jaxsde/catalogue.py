@@ -34,10 +34,17 @@ CATALOGUES: dict[str, tuple[str, str, str]] = {
         "losses without data, with the noise of [noise], for [loss] name",
     ),
     "data": ("problems/data.py", "DATASETS", "data sets, for [data] name"),
+    "samplings": ("dynamics/gradients.py", "SAMPLINGS", "stochastic gradients, for jaxsde.sgd and [sgd] sampling"),
     "integrators": (
         "stepping/integrators/ito.py stepping/integrators/strong.py stepping/integrators/weak.py stepping/integrators/kinetic.py",
         "ITO STRONG WEAK KINETIC",
         "steps of an SDE, for jaxsde.integrate and [sde] integrator",
+    ),
+    "papers": (
+        "reproduce/mandt.py reproduce/chaudhari.py reproduce/zhu.py reproduce/xie.py reproduce/simsekli.py reproduce/kunin.py "
+        "reproduce/paquette.py reproduce/azizian.py",
+        "MANDT CHAUDHARI ZHU XIE SIMSEKLI KUNIN PAQUETTE AZIZIAN",
+        "papers whose one computable statement jaxsde reproduce measures",
     ),
 }
 

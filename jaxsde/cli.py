@@ -1,4 +1,4 @@
-"""The command `jaxsde`: run | sweep | list | doctor | report | bench.
+"""The command `jaxsde`: run | sweep | reproduce | list | doctor | report | bench.
 
 Standard output carries data (`--json`: exactly one object, also of an error); people read standard error. A fault is one
 line, `jaxsde: error: …`, and an exit code of `errors`; `--debug` adds the traceback. No JAX before every flag and file has
@@ -92,7 +92,7 @@ class Run:
 
 @dataclass(frozen=True)
 class List:
-    """List the losses, potentials and data sets there are, with their parameters."""
+    """List the losses, potentials, data sets, integrators and papers there are, with their parameters."""
 
     what: Annotated[Text, Positional, flag(metavar="WHAT", help=", ".join(CATALOGUES))] = None
     json: Json = False
@@ -136,6 +136,7 @@ class Sweep:
     learning_rates: Annotated[Text, flag(metavar="X,X,…", help="η (a quarter, a half and all of the config's)")] = None
     batch_sizes: Annotated[Text, flag(metavar="N,N,…", help="B (the config's)")] = None
     samplings: Annotated[Text, flag(metavar="NAME,…", help="with_replacement, … (the config's)")] = None
+    temperatures: Annotated[Text, flag(metavar="X,X,…", help="kT of further Langevin runs (those that SGD predicts)")] = None
     out: Annotated[Text, flag(metavar="DIR", help="folder for the result (runs/NAME-sweep if not given)")] = None
     seed: Annotated[Text, flag(metavar="N", help="0 to 2^64 - 1")] = None
     chains: Annotated[Text, flag(metavar="N", help="independent copies of the process")] = None
@@ -150,8 +151,23 @@ class Sweep:
     debug: Debug = False
 
 
+@dataclass(frozen=True)
+class Reproduce:
+    """Measure the one computable statement of a paper, beside its formula: a table, result.json and a figure.
+
+    Exit code 1 where a statement fails. `jaxsde list papers` names them; each takes seconds, all of them a minute or two.
+    """
+
+    paper: Annotated[Text, Positional, flag(metavar="NAME", help="a paper of jaxsde list papers, or all")] = None
+    out: Annotated[Text, flag(metavar="DIR", help="folder for the result (runs/reproduce-NAME if not given)")] = None
+    seed: Annotated[Text, flag(metavar="N", help="0 to 2^64 - 1 (0)")] = None
+    force: Annotated[bool, flag(help="write into a folder that is not empty")] = False
+    json: Json = False
+    debug: Debug = False
+
+
 COMMANDS: dict[str, type[Any]] = {
-    "run": Run, "sweep": Sweep, "list": List, "doctor": Doctor, "report": Report, "bench": Bench
+    "run": Run, "sweep": Sweep, "reproduce": Reproduce, "list": List, "doctor": Doctor, "report": Report, "bench": Bench
 }  # fmt: skip
 
 
@@ -204,7 +220,7 @@ def _main(arguments: list[str]) -> int:
         raise ExperimentError(f"{NEEDS_APP} ({fault.name} is missing)", code=UNAVAILABLE) from fault
     return {
         Run: commands.run, Sweep: commands.sweep, List: commands.list_, Doctor: commands.doctor, Report: commands.report,
-        Bench: commands.bench,
+        Bench: commands.bench, Reproduce: commands.reproduce,
     }[type(options)](options)  # fmt: skip
 
 
@@ -285,7 +301,7 @@ def _joined(arguments: list[str]) -> list[str]:
     if not arguments or arguments[0] in ("-h", "--help"):
         return arguments
     if arguments[0].startswith("-"):
-        raise _usage("give a command first: run, sweep, list, doctor, report or bench")
+        raise _usage(f"give a command first: {', '.join(COMMANDS)}")
     if arguments[0] not in COMMANDS:
         raise _usage(f"no command {arguments[0]!r}; {did_you_mean(arguments[0], COMMANDS)}")
     flags, joined, rest = _flags(arguments[0]), arguments[:1], list(arguments[1:])
@@ -311,7 +327,7 @@ def _parse(arguments: list[str]) -> Any:
     except ImportError as fault:
         raise ExperimentError(f"{NEEDS_APP} (tyro is missing)", code=UNAVAILABLE) from fault
     if not arguments:
-        raise _usage("give a command first: run, sweep, list, doctor, report or bench")
+        raise _usage(f"give a command first: {', '.join(COMMANDS)}")
     union: Any = None
     for name, kind in COMMANDS.items():
         one = Annotated[kind, tyro.conf.subcommand(name)]

@@ -1,4 +1,4 @@
-"""What each command does: run | sweep | list | doctor | report | bench."""
+"""What each command does: run | sweep | reproduce | list | doctor | report | bench."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import platform
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import __version__, config, output
-from .catalogue import CATALOGUES, catalogue, did_you_mean
+from .catalogue import CATALOGUES, Listed, catalogue, did_you_mean
 from .errors import DIVERGED, FAILED_CHECK, NO_INPUT, UNAVAILABLE, USAGE, ExperimentError, one_line
 from .experiment import Experiment
 
@@ -94,18 +95,24 @@ def sweep(options: cli.Sweep) -> int:
     rates = _several(options.learning_rates, "--learning-rates", float, [eta / 4, eta / 2, eta])
     sizes = _several(options.batch_sizes, "--batch-sizes", int, [experiment.sgd.batch_size])
     samplings = _several(options.samplings, "--samplings", str, [experiment.sgd.sampling])
+    temperatures = _several(options.temperatures, "--temperatures", float, [])
+    _quiet()
+    _start_jax(experiment)
+    sweeps, random = (importlib.import_module(f".{name}", __package__) for name in ("sweeps", "random"))
+    try:
+        sweeps.check_size(rates, sizes, samplings, temperatures)
+    except ValueError as fault:
+        raise ExperimentError(one_line(str(fault)), file="command line") from fault
     out = output.take(
         experiment.out, f"{experiment.title}-sweep", force=options.force,
         error=lambda reason, **fields: ExperimentError(reason, key="out", **fields),
     )  # fmt: skip
     with out:
-        _quiet()
-        _start_jax(experiment)
-        sweeps, random = (importlib.import_module(f".{name}", __package__) for name in ("sweeps", "random"))
         try:
             found = sweeps.sweep(
-                experiment.problem(), learning_rates=rates, batch_sizes=sizes, samplings=samplings, chains=experiment.chains,
-                time=experiment.steps * eta, burn_in=(experiment.burn_in or 0) * eta, key=random.key(experiment.seed),
+                experiment.problem(), learning_rates=rates, batch_sizes=sizes, samplings=samplings, temperatures=temperatures,
+                chains=experiment.chains, time=experiment.steps * eta, burn_in=(experiment.burn_in or 0) * eta,
+                key=random.key(experiment.seed),
             )  # fmt: skip
         except ValueError as fault:
             raise ExperimentError(one_line(str(fault)), file="command line", code=USAGE) from fault
@@ -117,6 +124,45 @@ def sweep(options: cli.Sweep) -> int:
     print(json.dumps(result, ensure_ascii=False, allow_nan=False) if options.json else str(found), flush=True)
     say(f"the figure is {out.path / 'sweep.png'}")
     return 0
+
+
+def reproduce(options: cli.Reproduce) -> int:
+    """`jaxsde reproduce`: the statement of one paper or of all, a figure for each, and 1 where one fails."""
+    papers = catalogue("papers")
+    if options.paper is None or options.paper not in (*papers, "all"):
+        reason = f"{'no such paper' if options.paper else 'names no paper'}; {did_you_mean(options.paper or '', [*papers, 'all'])}"
+        raise ExperimentError(reason, file="command line", key="reproduce", value=options.paper or "")
+    text = options.seed or "0"
+    seed = int(text) if text.isascii() and text.isdecimal() else -1
+    if not 0 <= seed < 2**64:
+        raise ExperimentError("must be a whole number from 0 to 2^64 - 1", file="command line", key="--seed", value=options.seed)
+    names = list(papers) if options.paper == "all" else [options.paper]
+    out = output.take(
+        options.out, f"reproduce-{options.paper}", force=options.force,
+        error=lambda reason, **fields: ExperimentError(reason, key="out", **fields),
+    )  # fmt: skip
+    with out:
+        _quiet()
+        _start_jax(Experiment())
+        module, random, style = (importlib.import_module(f".{n}", __package__) for n in ("reproduce", "random", "report.style"))
+        statements = {}
+        for name in names:
+            say(f"{name}: {module.PAPERS[name].reference}")
+            found = module.reproduce(name, key=random.key(seed))
+            (out.staging / f"{name}.png").write_bytes(style.files(found.draw())["png"])
+            statements[name] = {"reference": module.PAPERS[name].reference, **found.to_json()}
+            if not options.json:
+                print(found, flush=True)
+        failed = [name for name, told in statements.items() if not told["passed"]]
+        files = [*(f"{name}.png" for name in names), output.RESULT]
+        result = output.plain({"ok": not failed, "seed": seed, "papers": statements, "out": str(out.path), "files": files})
+        output.write_json(out.staging / output.RESULT, result)
+        out.publish()
+    if options.json:
+        print(json.dumps(result, ensure_ascii=False, allow_nan=False), flush=True)
+    told = f"{len(failed)} of {len(names)} failed: {', '.join(failed)}" if failed else f"{len(names)} of {len(names)} passed"
+    say(f"{told}; the figures are in {out.path}")
+    return FAILED_CHECK if failed else 0
 
 
 def _several(text: str | None, name: str, kind: Any, default: list[Any]) -> list[Any]:
@@ -145,7 +191,7 @@ def list_(options: cli.List) -> int:
                 entry.name: {
                     "summary": entry.summary,
                     "parameters": {p.name: p.default for p in entry.parameters.values()},
-                    **({"settings": entry.settings} if name == "integrators" else {}),
+                    **({"settings": entry.settings} if name in ("integrators", "samplings", "papers") else {}),
                 }
                 for entry in catalogue(name).values()
             }
@@ -159,19 +205,34 @@ def list_(options: cli.List) -> int:
         for entry in catalogue(name).values():
             told = ", ".join(f"{p.name} = {p.default}" for p in entry.parameters.values())
             lines.append(f"  {entry.name:<20} {entry.summary}" + (f"  [{told}]" if told else ""))
+            lines += [f"  {'':<20} {entry.settings['says']}"] if "says" in entry.settings else []
             lines += [f"  {'':<20} {line}" for line in _declared(entry.settings)]
+        if name == "integrators":
+            lines += ["", "  Strong/weak orders by kind of noise:", *_table(catalogue(name).values())]
         lines.append("")
     print("\n".join(lines).rstrip(), flush=True)
     return 0
 
 
+def _table(entries: Iterable[Listed]) -> list[str]:
+    """The declarations of integrators, a row for each: strong/weak orders by kind of noise."""
+    kinds = ("additive", "diagonal", "commutative", "general")
+    rows = [["", "calculus", "noise", "drift", *kinds, "draws"]]
+    for entry in entries:
+        s = entry.settings
+        exact = {"additive": "exact"} if not s["weak"] else {}
+        orders = [f"{s['strong'][k]:g}/{s['weak'][k]:g}" if k in s["weak"] else exact.get(k, "-") for k in kinds]
+        for kind, settings in s.get("needs", {}).items():  # noises that commute are there as well
+            orders[kinds.index(kind)] += "".join(f" ({name}={value})" for name, value in settings.items())
+        drift, laws = s.get("drift", "any"), ", ".join(s.get("laws", ("gaussian",)))
+        rows.append([entry.name, s["calculus"], s["noise"], drift, *orders, laws])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  " + "  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
 def _declared(settings: dict[str, Any]) -> list[str]:
-    """What an integrator says of itself; nothing for other things."""
-    if "strong" not in settings:
-        return []
-    weak = settings["weak"]
-    orders = ", ".join(f"{kind} {strong:g}/{weak[kind]:g}" for kind, strong in settings["strong"].items() if kind != "none")
-    return [f"{settings['calculus']}; noise: {settings['noise']}; order strong/weak: {orders or 'exact'}"]
+    """Where a paper is; nothing for other things."""
+    return ["{authors} ({year}), {title}, {where}".format(**settings)] if "authors" in settings else []
 
 
 def _native() -> str:

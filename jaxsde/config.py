@@ -21,9 +21,10 @@ from .catalogue import arithmetic, catalogue, check, did_you_mean, is_integer, i
 from .errors import TOO_LARGE, ExperimentError
 from .experiment import PLUGIN, Data, Experiment, Loss, Noise, Sde, Sgd, error_at
 
-SAMPLINGS = ("with_replacement", "without_replacement", "random_reshuffling", "full_batch")
 _SMALLEST, _LARGEST = 2.0**-126, 2.0**127  # normal numbers of float32
-SURROGATES = ("gaussian", "two_point", "three_point")
+# Samplings of examples, and surrogates for them; "alpha_stable" has no diffusion to stand beside.
+SAMPLINGS = (*(n for n, s in catalogue("samplings").items() if "scheme" in s.settings), "full_batch")
+SURROGATES = tuple(n for n, s in catalogue("samplings").items() if "law" in s.settings)
 
 
 def load(
@@ -87,7 +88,7 @@ _WORDS = {
     "device": ("auto", "cpu", "gpu"),
     "dtype": ("float32", "float64"),
     "sgd.sampling": (*SAMPLINGS, *SURROGATES),
-    "sde.integrator": ("euler_maruyama", "heun"),
+    "sde.integrator": tuple(catalogue("integrators")),
 }
 _SECTIONS = {"data": Data, "loss": Loss, "sgd": Sgd, "sde": Sde, "noise": Noise}
 
@@ -250,7 +251,9 @@ def _check_potential(e: Experiment) -> list[str]:
         raise e.error("sgd.sampling", f"a potential has no examples to draw; choose one of {', '.join(SURROGATES)}")
     if e.plugin is not None:
         _check_memory(e, 1)
+        _check_integrator(e, "general")
         return []
+    _check_integrator(e, "additive")
     entry = catalogue("potentials")[e.loss.name]
     matrices = [e.loss.parameters.get(k, p.default) for k, p in entry.parameters.items() if p.kind == "Matrix"]
     least = len(matrices[0]) if matrices else entry.settings["dim"]
@@ -304,7 +307,7 @@ def _check_data(e: Experiment) -> list[str]:
     table = e.table()
     assert table is not None
     rows, features = table.x.shape
-    distinct = e.sgd.sampling in ("without_replacement", "random_reshuffling")
+    distinct = e.sgd.sampling in SAMPLINGS and e.sgd.sampling not in ("with_replacement", "full_batch")
     if distinct and e.sgd.batch_size > rows:
         reason = f'exceeds the {rows} examples, drawn without repeats; at most {rows}, or sampling = "with_replacement"'
         raise e.error("sgd.batch_size", reason)
@@ -316,7 +319,22 @@ def _check_data(e: Experiment) -> list[str]:
         if e.loss.start is not None and len(e.loss.start) != dim:
             raise e.error("loss.start", f"must have {dim} numbers, one for each parameter")
     _check_memory(e, dim)
+    _check_integrator(e, "none" if e.sgd.sampling == "full_batch" else "diagonal" if dim == 1 else "general")
     return list(table.notes)
+
+
+def _check_integrator(e: Experiment, kind: str) -> None:
+    """The integrator of SGD's SDE declares that it takes noise of this kind, and any drift, as it stands."""
+    fits = [
+        name
+        for name, entry in catalogue("integrators").items()
+        if entry.settings.get("drift", "any") == "any"
+        and (kind in ("none", "additive") or entry.settings["noise"] == "any")
+        and kind not in entry.settings.get("needs", {})
+    ]
+    if e.sde.integrator not in fits:
+        reason = f"does not take the SDE of this loss, whose noise is {kind}; choose one of {', '.join(fits)}"
+        raise e.error("sde.integrator", reason)
 
 
 def _check_memory(e: Experiment, dim: int) -> None:

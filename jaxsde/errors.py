@@ -1,7 +1,7 @@
 """The one exception of files, configs and the command line: what is wrong, where, the cure, and the exit code.
 
-Exit codes: 0 ok · 1 an `--assert` failed · 2 usage · 65 bad config or data · 66 input missing · 69 no device or
-dependency · 70 a fault of jaxsde itself · 73 cannot create output · 74 I/O error or disk full · 75 out of memory,
+Exit codes: 0 ok · 1 an `--assert` or a paper's statement failed · 2 usage · 65 bad config or data · 66 input missing · 69 no
+device or dependency · 70 a fault of jaxsde itself · 73 cannot create output · 74 I/O error or disk full · 75 out of memory,
 smaller would do · 76 diverged · 130/143 interrupted.
 """
 

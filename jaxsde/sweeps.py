@@ -1,12 +1,14 @@
 """KL to the Gibbs law over learning rates, batch sizes and samplings, beside Langevin as the control.
 
-A learning rate is an argument of the compiled program: as many programs are compiled as there are batch sizes and samplings.
+Learning rates and temperatures, and the batch sizes of surrogate noise, are arguments of a compiled program; the statistics look
+equally often in all settings. So one program is compiled for every sampling and, where examples are drawn, every batch size,
+and one for Langevin.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .dynamics.equations import langevin
+from .dynamics.gradients import Surrogate, noise_factor
+from .dynamics.noise import Scaled
 from .engine.simulate import simulate
 from .estimate import Estimate
 from .metrics import fit_temperature
@@ -25,9 +29,11 @@ from .report.verdict import divergence
 from .statistics import Covariance, MeanLoss
 from .stepping.chains import integrate, sgd
 from .stepping.integrators import LeimkuhlerMatthews
+from .struct import replace
 from .theory.minimum import minimum
 
-_LOOKS = 400  # samples of every chain
+_LOOKS = 400  # samples of a chain with the most steps; a chain with the fewest has an eighth of them or one a step
+_MOST = 100_000  # settings: a day or so of the shortest runs
 
 
 @dataclass(frozen=True)
@@ -115,10 +121,10 @@ def sweep(
     `time` and `burn_in` are on the clock t = Σ η, the same for every η. `statistics` joins the covariance of the run: a
     `Histogram` for a loss that is not quadratic. With `control` Langevin runs at the temperature η tr Σ_B(Φ*)/2d that every
     setting of the first sampling predicts, and at each of `temperatures`, with dt = η, by the scheme whose law is closest to the
-    SDE's:
-    its KL should be nothing.
+    SDE's: its KL should be nothing.
 
-    Raises `ValueError` for an empty axis, a time that is not positive, and as `sgd` does, before anything runs.
+    Raises `ValueError` for an empty axis, more settings than can be run, a time that is not positive, and as `sgd` does, before
+    anything runs.
     """
     axes = {"learning_rates": learning_rates, "batch_sizes": batch_sizes, "samplings": samplings}
     for name, axis in axes.items():
@@ -126,20 +132,26 @@ def sweep(
             raise ValueError(f"{name} must be a list of at least one value, got {axis!r}")
     if not (math.isfinite(time) and time > 0 and math.isfinite(burn_in) and burn_in >= 0):
         raise ValueError(f"time must be positive and burn_in not negative, in units of t = Σ η; got {time!r} and {burn_in!r}")
+    check_size(learning_rates, batch_sizes, samplings, temperatures)
     settings = [(eta, b, s) for s in samplings for b in batch_sizes for eta in learning_rates]
-    made = [sgd(problem, learning_rate=eta, batch_size=b, sampling=s) for eta, b, s in settings]
+    made = [_one_structure(sgd(problem, learning_rate=eta, batch_size=b, sampling=s)) for eta, b, s in settings]
     x0 = problem.start if start is None else start
+    most, least = (max(1, math.ceil(time / eta)) for eta in (min(learning_rates), max(learning_rates)))
+    every = max(1, min(most // _LOOKS, least // (_LOOKS // 8)))
     watched = {"covariance": Covariance(), "loss": MeanLoss(problem), **(statistics or {})}
 
     def row(process: str, chain: Any, eta: float, b: int | None, s: str | None, number: int) -> Row:
         steps = max(1, math.ceil(time / eta))
         run = simulate(
             chain, x0, key=jax.random.fold_in(key, number), chains=chains, steps=steps, burn_in=math.ceil(burn_in / eta),
-            every=max(1, steps // _LOOKS), statistics=watched,
+            every=every, statistics=watched,
         )  # fmt: skip
         gone = int(run.diverged.sum())
         if gone == chains:
             nothing = Estimate.unknown(f"all chains diverged at η = {eta:g}")
+            return Row(process, eta, b, s, nothing, nothing, gone)
+        if process == "sgd" and _is_silent(chain.gradient):
+            nothing = Estimate.unknown(f"{s} of {b} has no noise: where it comes to rest its law is a point")
             return Row(process, eta, b, s, nothing, nothing, gone)
         return Row(process, eta, b, s, fit_temperature(run, problem), divergence(run, problem), gone)
 
@@ -149,8 +161,31 @@ def sweep(
     wanted = [*predicted, *((eta, t) for t in temperatures for eta in learning_rates)]
     for i, (eta, kt) in enumerate(dict.fromkeys(wanted)):
         chain = integrate(langevin(problem, temperature=kt), LeimkuhlerMatthews(), dt=eta)
-        rows.append(row("langevin", chain, eta, None, f"kT = {kt:.4g}", 4096 + i))
+        rows.append(row("langevin", chain, eta, None, f"kT = {kt:.4g}", len(settings) + i))
     return Sweep(tuple(rows))
+
+
+def _is_silent(gradient: Any) -> bool:
+    return gradient.sampling != "alpha_stable" and noise_factor(gradient) == 0
+
+
+def _one_structure(chain: Any) -> Any:
+    """A chain of surrogate noise with the factor 1/B as a leaf at B = 1 too, so that one program does for all B."""
+    ghat = chain.gradient
+    if not isinstance(ghat, Surrogate) or isinstance(ghat.noise, Scaled) or ghat.noise.kind == "none":
+        return chain
+    noise = Scaled(ghat.noise, jnp.asarray(1.0 / ghat.batch_size), ghat.noise.dim, ghat.noise.kind)
+    return replace(chain, gradient=replace(ghat, noise=noise))
+
+
+def check_size(learning_rates: Sized, batch_sizes: Sized, samplings: Sized, temperatures: Sized) -> None:
+    """`ValueError` with the number of settings where there are too many to run."""
+    count = len(learning_rates) * (len(batch_sizes) * len(samplings) + len(temperatures))
+    if count > _MOST:
+        raise ValueError(
+            f"a sweep of {count} settings ({len(learning_rates)} learning rates × {len(batch_sizes)} batch sizes × "
+            f"{len(samplings)} samplings, and {len(temperatures)} temperatures at each learning rate): at most {_MOST}; give fewer"
+        )
 
 
 def _temperatures(problem: Any, chains: list[tuple[float, Any]]) -> list[tuple[float, float]]:

@@ -8,10 +8,15 @@ import numpy as np
 import pytest
 
 from jaxsde.catalogue import CATALOGUES, Parameter, arithmetic, catalogue, check, did_you_mean, read
+from jaxsde.dynamics.gradients import SAMPLINGS
 from jaxsde.problems import DATASETS, LOSSES, POTENTIALS
+from jaxsde.reproduce import PAPERS
 from jaxsde.stepping.integrators import INTEGRATORS
 
-IMPORTED = {"losses": LOSSES, "potentials": POTENTIALS, "data": DATASETS, "integrators": INTEGRATORS}
+IMPORTED = {
+    "losses": LOSSES, "potentials": POTENTIALS, "data": DATASETS, "samplings": SAMPLINGS, "integrators": INTEGRATORS,
+    "papers": PAPERS,
+}  # fmt: skip
 
 
 def functions(entry):

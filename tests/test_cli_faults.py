@@ -357,7 +357,7 @@ def test_debug_shows_the_traceback(command):
     assert done.returncode == 65 and b"Traceback" in done.stderr and done.stdout == b""
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"], ["list"], ["list", "losses"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["reproduce", "--help"], ["--version"], ["list"], ["list", "losses"]])
 @pytest.mark.parametrize("environment", [{}, {"PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}])
 def test_what_needs_no_jax(command, tmp_path, arguments, environment):
     done = command(*arguments, **environment)
@@ -368,7 +368,7 @@ def test_what_needs_no_jax(command, tmp_path, arguments, environment):
 def test_list_as_json(command):
     told = json.loads(command("list", "--json").stdout)
     assert told["ok"] and told["losses"]["huber"]["parameters"]["delta"] == 1.0
-    assert set(told) == {"ok", "losses", "potentials", "data", "integrators"}
+    assert set(told) == {"ok", "losses", "potentials", "data", "samplings", "integrators", "papers"}
 
 
 def test_a_reader_that_goes_away(poison, tmp_path):

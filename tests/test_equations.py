@@ -169,6 +169,32 @@ def test_sign_sgd():
     assert abs(value / 2 - law) > 5 * error + 0.02 * value
 
 
+def test_signs_of_correlated_noise():
+    """Cov(sign ĝ) away from the minimum, by SciPy's bivariate normal law: E s s' = 4 P(both > 0) − 2 P(> 0) − 2 P(> 0) + 1; and its root.
+    Without the correlations it would be diagonal. SignSGD itself, η = .02, has the covariance that theory makes of it, to 2 %."""
+    from scipy.stats import multivariate_normal, norm
+
+    h, root = np.array([[1.0, 0.3, 0], [0.3, 2.0, 0.4], [0, 0.4, 0.8]]), np.array([[1.0, 0, 0], [0.8, 0.6, 0], [-0.3, 0.5, 0.7]])
+    c = root @ root.T
+    sde = js.sign_sgd_sde(quadratic(h, c), learning_rate=0.02)
+    for x in (np.zeros(3), np.array([0.5, -0.3, 1.0]), np.array([2.0, 0.1, -1.0])):
+        a, rho = h @ x / np.sqrt(np.diag(c)), c / np.sqrt(np.outer(np.diag(c), np.diag(c)))
+        mean = erf(a / np.sqrt(2))
+        both = np.array([[multivariate_normal(cov=[[1, rho[i, j]], [rho[i, j], 1]]).cdf([a[i], a[j]]) if i != j else norm.cdf(a[i])
+                          for j in range(3)] for i in range(3)])  # fmt: skip
+        want = 4 * both - 2 * norm.cdf(a)[:, None] - 2 * norm.cdf(a) + 1 - np.outer(mean, mean)
+        np.testing.assert_allclose(sde.noise.covariance(jnp.asarray(x)), want, atol=1e-9)
+        factor = np.asarray(jax.vmap(lambda e, x=x: sde.noise.product(jnp.asarray(x), e))(jnp.eye(3)))
+        np.testing.assert_allclose(factor.T @ factor, want, atol=1e-9)
+        assert np.abs(want - np.diag(np.diag(want))).max() > 0.01
+    with pytest.warns(UserWarning, match="linearised"):
+        truth = js.theory.stationary_covariance(sde)
+    chain = js.sgd(quadratic(h, c), learning_rate=0.02, optimizer=optax.sign_sgd)
+    got = js.simulate(chain, np.zeros(3), key=js.key(1), chains=4096, steps=2000, burn_in=1000, every=20, statistics={"c": js.Covariance()})["c"]
+    assert (np.abs(got.value - truth) < 5 * got.stderr + 0.02 * np.abs(truth).max()).all()
+    assert (np.abs(1.1 * got.value - truth) > 5 * got.stderr + 0.02 * np.abs(truth).max()).any()
+
+
 def test_rmsprop_and_adam_are_their_optimisers_at_small_steps():
     """Mean and spread at t = 1 of the SDE and of optax's chain, in one dimension with constant noise: within 5 standard errors and
     the size of what the SDE leaves out, η/(1 − β₁) and 1 − β₂ times a few. Half the noise is told apart."""

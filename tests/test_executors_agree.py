@@ -62,8 +62,15 @@ def test_losses(name, sampling):
     check(*sgd(name, sampling), "native", np.float32)
 
 
-@pytest.mark.parametrize("name", POTENTIALS)
-@pytest.mark.parametrize("integrator", PLAIN)
+# every potential and every integrator by default, and all pairs of them where there is time
+PAIRS = [
+    pytest.param(name, integrator, marks=() if integrator == "heun" or name == "double_well" else pytest.mark.slow)
+    for name in POTENTIALS
+    for integrator in PLAIN
+]
+
+
+@pytest.mark.parametrize("name,integrator", PAIRS)
 def test_potentials(name, integrator):
     check(*diffusion(name, integrator), "native", np.float32)
 

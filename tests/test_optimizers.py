@@ -123,6 +123,17 @@ def test_hyper_parameters_are_leaves():
     assert np.abs(ends[0] - ends[1]).max() > 1e-3
 
 
+@pytest.mark.parametrize("kind", [float, np.float64, np.float32, jnp.asarray])
+def test_a_float_of_any_kind_is_a_leaf(kind):
+    p = problem()
+    made = [js.sgd(p, learning_rate=0.1, optimizer=functools.partial(optax.adamw, b1=kind(v), weight_decay=kind(v))) for v in (0.5, 0.75)]
+    assert jax.tree.structure(made[0]) == jax.tree.structure(made[1]) and set(made[0].optimizer.settings) == {"b1", "weight_decay"}
+    values = [js.sgd(p, learning_rate=0.1, optimizer=js.momentum(kind(v))).optimizer.settings["mu"] for v in (0.5, 0.75)]
+    np.testing.assert_allclose(values, [0.5, 0.75])
+    with pytest.raises(TypeError, match="give mask in a function of the learning rate of your own"):
+        js.sgd(p, learning_rate=0.1, optimizer=functools.partial(optax.adamw, mask={"w": True}))
+
+
 def test_a_factory_that_looks_at_its_values_still_runs():
     def factory(eta, level):
         return optax.sgd(eta * 2) if level > 0.5 else optax.sgd(eta)

@@ -5,9 +5,13 @@ import numpy as np
 import pytest
 
 import jaxsde as js
-from jaxsde.stepping.chains import OptimizerChain
 
 H, C = np.array([[1.0, 0.3], [0.3, 2.0]]), np.array([[2.0, -0.5], [-0.5, 0.6]])
+
+
+def data():
+    x = np.random.default_rng(0).normal(size=(30, 2))
+    return js.finite_sum(lambda p, e: 0.5 * (e[0] @ p - e[1]) ** 2, (x, x @ np.ones(2) + np.cos(np.arange(30))), np.zeros(2))
 
 
 def quadratic():
@@ -32,23 +36,24 @@ def test_a_sweep_of_a_quadratic_is_its_closed_form(tmp_path):
     assert str(got).count("langevin") == 3 and len(got.to_json()) == 6
 
 
-def test_new_numbers_compile_nothing(monkeypatch):
-    """Four learning rates and two batch sizes of a potential: its noise is one structure, so one program."""
-    traced = []
-    step = OptimizerChain.step
-    monkeypatch.setattr(OptimizerChain, "step", lambda self, *a: (traced.append(1), step(self, *a))[1])
-    counts = []
-    for rates in ([0.1], [0.05, 0.11, 0.12]):
-        traced.clear()
-        js.sweep(quadratic(), learning_rates=rates, time=40 * rates[0], burn_in=0.0, key=js.key(0), chains=64, control=False, batch_sizes=[2])
-        counts.append(len(traced))
-    assert counts[1] <= 3 * counts[0]
+def test_a_program_for_each_structure():
+    """Learning rates, temperatures and, of surrogates, batch sizes are numbers; an example more is another program."""
+    from jaxsde.engine import launch
+
+    def programs(problem, **axes):
+        launch._programs.clear()
+        js.sweep(problem, time=2.0, burn_in=0.5, key=js.key(0), chains=64, **axes)
+        return len(launch._programs)
+
+    rates = [0.02, 0.05, 0.2]
+    assert programs(quadratic(), learning_rates=rates, batch_sizes=[1, 2, 5], temperatures=[0.1, 0.2]) == 2  # SGD and Langevin
+    assert programs(quadratic(), learning_rates=rates, samplings=["gaussian", "two_point"], control=False) == 2
+    assert programs(data(), learning_rates=rates, batch_sizes=[1, 3], control=False) == 2
+    assert programs(data(), learning_rates=rates, batch_sizes=[1, 3], samplings=["full_batch"], control=False) == 1
 
 
 def test_samplings_and_batches_have_rows_of_their_own():
-    x = np.random.default_rng(0).normal(size=(30, 2))
-    problem = js.finite_sum(lambda p, e: 0.5 * (e[0] @ p - e[1]) ** 2, (x, x @ np.ones(2) + np.cos(np.arange(30))), np.zeros(2))
-    got = js.sweep(problem, learning_rates=[0.05], batch_sizes=[1, 3], samplings=["with_replacement", "without_replacement"],
+    got = js.sweep(data(), learning_rates=[0.05], batch_sizes=[1, 3], samplings=["with_replacement", "without_replacement"],
                    temperatures=[0.01], time=5.0, burn_in=5.0, key=js.key(1), chains=256)  # fmt: skip
     assert [(r.process, r.batch_size) for r in got.rows] == [("sgd", 1), ("sgd", 3)] * 2 + [("langevin", None)] * 3
     cooler = got.rows[0].temperature.value / got.rows[1].temperature.value
@@ -68,6 +73,27 @@ def test_a_diverged_setting_is_said():
     assert "all chains diverged at η = 2.5" in str(got)
 
 
+def test_too_many_settings_are_counted_before_anything_runs(tmp_path, monkeypatch, capsys):
+    """10⁹: exit 65 with the number, no folder, no chain; from Python the same sentence."""
+    from jaxsde import cli, sweeps
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sweeps, "sgd", lambda *_, **__: pytest.fail("a chain was made"))
+    rates, sizes = ",".join(f"{0.01 + 1e-6 * i:.6f}" for i in range(10_000)), ",".join(str(i + 1) for i in range(10_000))
+    given = ["--learning-rates", rates, "--batch-sizes", sizes, "--samplings", ",".join(["cyclic"] * 10), "--out", "there"]
+    assert cli.main(["sweep", *given]) == 65
+    assert "a sweep of 1000000000 settings" in capsys.readouterr().err and not (tmp_path / "there").exists()
+    with pytest.raises(ValueError, match="a sweep of 1000000000 settings"):
+        js.sweep(quadratic(), learning_rates=np.linspace(0.01, 0.1, 10**6), batch_sizes=range(1, 1001), time=1.0, burn_in=0.0, key=js.key(0))
+
+
+def test_a_setting_without_noise_is_said():
+    got = js.sweep(data(), learning_rates=[0.1], samplings=["full_batch", "without_replacement"], batch_sizes=[30], time=5.0, burn_in=5.0,
+                   key=js.key(0), chains=64)  # fmt: skip
+    assert [(r.process, r.kl.known, r.temperature.known) for r in got.rows] == [("sgd", False, False)] * 2
+    assert "full_batch of 30 has no noise" in str(got) and "without_replacement of 30 has no noise" in str(got)
+
+
 def test_the_command(tmp_path, monkeypatch, capsys):
     """A table on standard output, a folder with the figure; a list that is none is refused before anything runs."""
     import json
@@ -76,8 +102,10 @@ def test_the_command(tmp_path, monkeypatch, capsys):
 
     monkeypatch.chdir(tmp_path)
     given = ["--chains", "256", "--steps", "200", "--burn-in", "100", "--out", "there"]
-    assert cli.main(["sweep", "--learning-rates", "0.01,0.02", "--batch-sizes", "1,4", *given, "--json"]) == 0
+    axes = ["--learning-rates", "0.01,0.02", "--batch-sizes", "1,4", "--temperatures", "0.01"]
+    assert cli.main(["sweep", *axes, *given, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
+    assert [r["sampling"] for r in told["rows"][-2:]] == ["kT = 0.01"] * 2 and len(told["rows"]) == 10
     assert [(r["process"], r["learning_rate"], r["batch_size"]) for r in told["rows"][:4]] == [
         ("sgd", e, b) for b in (1, 4) for e in (0.01, 0.02)
     ]

@@ -2,7 +2,7 @@
 
 | name         | state     | equation                                                                                |
 |--------------|-----------|-----------------------------------------------------------------------------------------|
-| sign_sgd_sde | x         | dxᵢ = −mᵢ dt + √η √(1 − mᵢ²) dWᵢ,  mᵢ = erf(gᵢ/√2 σᵢ)                                    |
+| sign_sgd_sde | x         | dx = −m dt + √η C^½ dW,  mᵢ = erf(gᵢ/√2 σᵢ),  C the covariance of sign ĝ                   |
 | rmsprop_sde  | (x, v)    | dx = −P⁻¹(∇L dt − √η Σ_B^½ dW),  dv = ρ(∇L² + σ² − v) dt,  ρ = (1 − β)/η                  |
 | adam_sde     | (x, m, v) | dx = −c(t) P⁻¹ m dt,  dm = ρ₁((∇L − m) dt + √η Σ_B^½ dW),  dv = ρ₂(∇L² + σ² − v) dt        |
 
@@ -19,12 +19,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ..problems.problem import FiniteSum, Potential
-from ..struct import static, struct
+from ..struct import replace, static, struct
 from ..types import NoiseKind
 from .equations import Diffusion, fraction, positive, sgd_noise
+from .noise import Diagonal, DiagonalFunction, Isotropic, NoNoise, Scaled, cholesky_product
 
 
 @struct
@@ -46,20 +48,41 @@ class SignDrift:
 
 @struct
 class SignNoise:
-    """Σ = diag(1 − mᵢ²), the variances of independent signs of mean mᵢ."""
+    """C = Cov(sign ĝ) for a Gaussian ĝ: Cᵢᵢ = 1 − mᵢ², and with aᵢ = gᵢ/σᵢ and ρ the correlation of ĝᵢ and ĝⱼ
+
+        Cᵢⱼ = (2/π) ∫ exp(−(aᵢ² − 2 aᵢaⱼ sin θ + aⱼ²)/2cos²θ) dθ  over θ from 0 to arcsin ρ,
+
+    (2/π) arcsin ρ at a minimum. Source: Plackett (1954), Biometrika 41, 351. `correlated` says whether ρ may be other than 0.
+    """
 
     signs: SignDrift
+    correlated: bool = static()
     dim: int = static()
     kind: NoiseKind = static()
 
     def product(self, phi: Float[Array, " d"], z: Float[Array, " d"]) -> Float[Array, " d"]:
-        return jnp.sqrt(self._variances(phi)) * z
+        return cholesky_product(self.covariance(phi), z) if self.correlated else jnp.sqrt(self._variances(phi)) * z
 
     def covariance(self, phi: Float[Array, " d"]) -> Float[Array, "d d"]:
-        return jnp.diag(self._variances(phi))
+        own = self._variances(phi)
+        if not self.correlated:
+            return jnp.diag(own)
+        covariance, g = self.signs.noise.covariance(phi), self.signs.problem.grad(phi)
+        variance = jnp.diagonal(covariance)
+        inverse = jnp.where(variance > 0, 1 / jnp.sqrt(jnp.where(variance > 0, variance, 1)), 0)
+        rho = jnp.clip(inverse[:, None] * covariance * inverse, -1, 1) * (1 - jnp.eye(self.dim, dtype=phi.dtype))
+        a, end = g * inverse, jnp.arcsin(rho)[..., None]
+        theta = end * jnp.asarray((_NODES + 1) / 2, phi.dtype)
+        squares, product = (a[:, None] ** 2 + a**2)[..., None], (a[:, None] * a)[..., None]
+        below = jnp.maximum(jnp.cos(theta) ** 2, jnp.finfo(phi.dtype).tiny)
+        inside = jnp.exp(-(squares / 2 - product * jnp.sin(theta)) / below)
+        return jnp.diag(own) + (end[..., 0] / np.pi) * (inside @ jnp.asarray(_WEIGHTS, phi.dtype))
 
     def _variances(self, phi: Float[Array, " d"]) -> Float[Array, " d"]:
         return jnp.maximum(1 - self.signs.mean(phi) ** 2, jnp.finfo(phi.dtype).tiny)
+
+
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(20)
 
 
 @struct
@@ -104,7 +127,10 @@ class RmspropNoise:
 
 @struct
 class Adam:
-    """The drift of (x, m, v); c(t) = √(1 − β₂ᵏ)/(1 − β₁ᵏ) with k = t/η + 1, Adam's own correction of its start."""
+    """The drift of (x, m, v); c(t) = √(1 − β₂ᵏ)/(1 − β₁ᵏ) with k = t/η + 1, Adam's own correction of its start.
+
+    Once it is over (`corrects` false) the drift no longer depends on time: that is the equation of the stationary law.
+    """
 
     problem: Any
     noise: Any
@@ -112,14 +138,19 @@ class Adam:
     b1: Any
     b2: Any
     eps: Any
+    corrects: bool = static(default=True)
+
+    def settled(self) -> Adam:
+        """The drift after a long time."""
+        return replace(self, corrects=False)
 
     def __call__(self, t: Any, x: Float[Array, " e"]) -> Float[Array, " e"]:
         phi, m, v = jnp.split(x, 3)
         g, (eta, b1, b2) = self.problem.grad(phi), (jnp.asarray(a, x.dtype) for a in (self.learning_rate, self.b1, self.b2))
         k = t / eta + 1
         dm, dv = (1 - b1) * (g - m), (1 - b2) * (g * g + jnp.diagonal(self.noise.covariance(phi)) - v)
-        root = jnp.sqrt(jnp.maximum(v + dv, 0) / (1 - b2**k)) + jnp.asarray(self.eps, x.dtype)
-        return jnp.concatenate([-(m + dm) / (1 - b1**k) / root, dm / eta, dv / eta])
+        root = jnp.sqrt(jnp.maximum(v + dv, 0) / (1 - (b2**k if self.corrects else 0))) + jnp.asarray(self.eps, x.dtype)
+        return jnp.concatenate([-(m + dm) / (1 - (b1**k if self.corrects else 0)) / root, dm / eta, dv / eta])
 
 
 @struct
@@ -146,14 +177,18 @@ class AdamNoise:
 def sign_sgd_sde(
     problem: FiniteSum | Potential, *, learning_rate: Any, batch_size: int = 1, sampling: str = "with_replacement"
 ) -> Diffusion:
-    """SignSGD's SDE, dxᵢ = −erf(gᵢ/√2 σᵢ) dt + √η √(1 − erf²) dWᵢ, signs of different components taken as independent.
+    """SignSGD's SDE, dx = −E sign ĝ dt + √η Cov(sign ĝ)^½ dW for a Gaussian ĝ.
 
-    Near the minimum of a quadratic of curvature h its variance is (η/2) √(π/2) σ/h. Source: Compagnoni et al. (2024).
+    In one dimension that is dx = −erf(g/√2 σ) dt + √η √(1 − erf²) dW, and near the minimum of a quadratic of curvature h its
+    variance is (η/2) √(π/2) σ/h. Where the noises of ĝ are correlated, their signs are, too. Source: Compagnoni et al. (2024),
+    whose equation for uncorrelated noise is the case of a diagonal Σ.
     """
     noise = _noise(problem, learning_rate, batch_size, sampling)
     drift, d = SignDrift(problem, noise), problem.dim
+    inner = noise.noise if isinstance(noise, Scaled) else noise
+    correlated = d > 1 and not isinstance(inner, NoNoise | Isotropic | Diagonal | DiagonalFunction)
     kind: NoiseKind = "diagonal" if d == 1 else "general"
-    return Diffusion(drift, SignNoise(drift, d, kind), jnp.sqrt(jnp.asarray(learning_rate, float)), d)
+    return Diffusion(drift, SignNoise(drift, correlated, d, kind), jnp.sqrt(jnp.asarray(learning_rate, float)), d)
 
 
 def rmsprop_sde(

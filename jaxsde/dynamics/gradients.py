@@ -6,7 +6,7 @@
 | without_replacement  | mean over B distinct examples, fresh at every step           | Σ/B · (n−B)/(n−1)        |
 | random_reshuffling   | the next B of a permutation, new every ⌊n/B⌋ steps           | the same, and correlated |
 | shuffle_once         | the next B of one permutation, drawn once per chain          | the same, and periodic   |
-| cyclic               | the next B in the order of the data                          | the same over an epoch; nothing is random |
+| cyclic               | the next B in the order of the data                          | the same, averaged over orders of the data |
 | full_batch           | ∇L                                                           | 0                        |
 | gaussian             | ∇L + (Σ/B)^½ z, z standard normals                           | Σ/B                      |
 | two_point            | the same with z = ±1                                         | Σ/B                      |
@@ -19,7 +19,7 @@ Under random reshuffling with B no divisor of n, the n mod B examples left over 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ from . import noise as noises
 
 @struct
 class Minibatch:
-    """ĝ = (1/B) Σ ∇ℓᵢ over B examples drawn by one of the three samplings of data."""
+    """ĝ = (1/B) Σ ∇ℓᵢ over B examples of the data, drawn as the sampling says."""
 
     problem: FiniteSum
     batch_size: int = static()
@@ -51,7 +51,7 @@ class FullBatch:
     """ĝ = ∇L."""
 
     problem: Any
-    batch_size: int = static()
+    batch_size: Any
     sampling: str = static(default="full_batch")
     draws: Draws = static(default=Draws())
 
@@ -65,37 +65,45 @@ class Surrogate:
 
     problem: Any
     noise: Any
-    batch_size: int = static()
+    batch_size: Any
     sampling: str = static()
     draws: Draws = static()
 
     def __call__(self, phi: Float[Array, " d"], drawn: Drawn, k: Any) -> Float[Array, " d"]:
-        z = {"gaussian": drawn.normals, "two_point": drawn.signs, "three_point": drawn.three_point}[self.sampling]
+        z = getattr(drawn, SAMPLINGS[self.sampling].law)
         return self.problem.grad(phi) + self.noise.product(phi, z)
 
 
 @struct
 class StableSurrogate:
-    """ĝ = ∇L + (Σ/B)^½ ξ with independent, symmetric α-stable entries of E e^{ikξ} = e^{−|k/√2|^α}: standard normal at α = 2.
+    """ĝ = ∇L + (Σ/B)^½ ξ with independent, symmetric α-stable entries: heavy tails, standard normal at α = 2.
 
-    ξ by Chambers, Mallows and Stuck (1976), J. Am. Stat. Assoc. 71, 340: with V uniform on (−π/2, π/2) and W exponential,
-    ξ√2 = sin(αV)/(cos V)^{1/α} · (cos((1 − α)V)/W)^{(1−α)/α}. Two normals make both: half the angle and half the squared length.
-    Where Σ is not diagonal the law depends on the root taken, and not on Σ alone.
+    E e^{ikξ} = e^{−|k/√2|^α}; ξ by Chambers, Mallows and Stuck (1976), J. Am. Stat. Assoc. 71, 340: with V uniform on
+    (−π/2, π/2) and W exponential, ξ√2 = sin(αV)/(cos V)^{1/α} · (cos((1 − α)V)/W)^{(1−α)/α}. Two normals make both: the
+    angle of their sizes and half their squared length. Where Σ is not diagonal the law depends on the root taken, not on Σ alone.
     """
 
     problem: Any
     noise: Any
     alpha: Any
-    batch_size: int = static()
+    batch_size: Any
     sampling: str = static()
     draws: Draws = static()
 
     def __call__(self, phi: Float[Array, " d"], drawn: Drawn, k: Any) -> Float[Array, " d"]:
         a, b = jnp.split(drawn.normals, 2)
         alpha = jnp.asarray(self.alpha, phi.dtype)
-        v, w = jnp.arctan2(b, a) / 2, (a * a + b * b) / 2
-        tail = (jnp.cos((1 - alpha) * v) / w) ** ((1 - alpha) / alpha)
-        xi = jnp.sin(alpha * v) / jnp.cos(v) ** (1 / alpha) * tail * np.sqrt(0.5)
+        # |V| is the angle of (|a|, |b|), and the sign that of b: then −z gives −ξ. δ is |V|, or π/2 − |V| where that is smaller:
+        # the tail is where |V| is near π/2, and δ has all its digits there
+        size_a, size_b = jnp.abs(a), jnp.abs(b)
+        delta = jnp.arctan2(jnp.minimum(size_a, size_b), jnp.maximum(size_a, size_b))
+        delta, w, far = jnp.maximum(delta, 2.0**-33), (a * a + b * b) / 2, size_b > size_a  # a may be 0
+        rest = (2 - alpha) * (np.pi / 2)
+        sine = jnp.sin(jnp.where(far, rest + alpha * delta, alpha * delta))  # sin α|V|
+        other = jnp.sin(jnp.where(far, rest + (alpha - 1) * delta, np.pi / 2 + (1 - alpha) * delta))  # cos (1 − α)V
+        cosine = jnp.where(far, jnp.sin(delta), jnp.cos(delta))
+        size = sine / cosine ** (1 / alpha) * (other / w) ** ((1 - alpha) / alpha) * np.sqrt(0.5)
+        xi = jnp.where(b < 0, -size, size)
         return self.problem.grad(phi) + self.noise.product(phi, xi)
 
 
@@ -112,7 +120,7 @@ class Svag:
         return self.gradient.problem
 
     @property
-    def batch_size(self) -> int:
+    def batch_size(self) -> Any:
         return self.gradient.batch_size
 
     @property
@@ -142,23 +150,26 @@ def svag_gradient(base: Any, l: int) -> Any:
     return Svag(base, int(l), twice)
 
 
-_SCHEMES = {
-    "with_replacement": "independent", "without_replacement": "distinct", "random_reshuffling": "epoch",
-    "shuffle_once": "once", "cyclic": "cyclic",
-}  # fmt: skip
-_LAWS = {"gaussian": "normals", "two_point": "signs", "three_point": "three_point"}
+class Sampling(NamedTuple):
+    """A sampling: its gradient, what it does in words, the `scheme` of its examples (`types.Draws`) or the `law` of its noise."""
+
+    function: Any
+    says: str
+    scheme: str = ""
+    law: str = ""
+
 
 SAMPLINGS = {
-    "with_replacement": Minibatch,
-    "without_replacement": Minibatch,
-    "random_reshuffling": Minibatch,
-    "shuffle_once": Minibatch,
-    "cyclic": Minibatch,
-    "full_batch": FullBatch,
-    "gaussian": Surrogate,
-    "two_point": Surrogate,
-    "three_point": Surrogate,
-    "alpha_stable": StableSurrogate,
+    "with_replacement": Sampling(Minibatch, says="B independent uniform examples", scheme="independent"),
+    "without_replacement": Sampling(Minibatch, says="B distinct examples, fresh at every step", scheme="distinct"),
+    "random_reshuffling": Sampling(Minibatch, says="the next B of a permutation, new every epoch", scheme="epoch"),
+    "shuffle_once": Sampling(Minibatch, says="the next B of one permutation, drawn once per chain", scheme="once"),
+    "cyclic": Sampling(Minibatch, says="the next B in the order of the data", scheme="cyclic"),
+    "full_batch": Sampling(FullBatch, says="all examples, no noise"),
+    "gaussian": Sampling(Surrogate, says="z standard normals", law="normals"),
+    "two_point": Sampling(Surrogate, says="z = ±1", law="signs"),
+    "three_point": Sampling(Surrogate, says="z = ±√3 (odds 1/6 each) or 0", law="three_point"),
+    "alpha_stable": Sampling(StableSurrogate, says="needs alpha, in (0, 2]: the tail index"),
 }
 
 
@@ -175,17 +186,18 @@ def gradient(
         raise ValueError(f"sampling must be one of {', '.join(SAMPLINGS)}; got {sampling!r}")
     if (alpha is not None) != (sampling == "alpha_stable"):
         raise ValueError('alpha, in (0, 2], belongs to sampling="alpha_stable": give both or neither')
+    leaf = np.asarray(batch_size)  # where it sets no shape, nothing is traced again for another
     if sampling == "full_batch":
-        return FullBatch(problem, batch_size)
+        return FullBatch(problem, leaf)
     if sampling == "alpha_stable":
         if not isinstance(alpha, Tracer) and (isinstance(alpha, bool) or not 0 < float(np.asarray(alpha)) <= 2):
             raise ValueError(f"alpha must be in (0, 2], got {alpha!r}: 2 is Gaussian, smaller has heavier tails")
         noise = noises.scaled(noises.of_problem(problem), 1.0 / batch_size)
         draws = Draws(normals=2 * noise.dim)
-        return StableSurrogate(problem, noise, jnp.asarray(alpha, float), batch_size, sampling, draws)
-    if sampling in _LAWS:
+        return StableSurrogate(problem, noise, jnp.asarray(alpha, float), leaf, sampling, draws)
+    if law := SAMPLINGS[sampling].law:
         noise = noises.scaled(noises.of_problem(problem), 1.0 / batch_size)
-        return Surrogate(problem, noise, batch_size, sampling, Draws(**{_LAWS[sampling]: noise.dim}))
+        return Surrogate(problem, noise, leaf, sampling, Draws(**{law: noise.dim}))
     if not finite:
         raise ValueError(
             f'sampling="{sampling}" needs examples, and a potential has none: use "gaussian", "two_point", "three_point" '
@@ -201,7 +213,7 @@ def gradient(
             f"{sampling} reads batches of {batch_size} from {problem.examples} examples round and round, and the round is longer "
             "than 2^32 examples: use a batch size that divides the number of examples"
         )
-    draws = Draws(indices=batch_size, population=problem.examples, scheme=_SCHEMES[sampling])  # pyright: ignore
+    draws = Draws(indices=batch_size, population=problem.examples, scheme=SAMPLINGS[sampling].scheme)  # pyright: ignore
     return Minibatch(problem, batch_size, sampling, draws)
 
 
@@ -215,6 +227,8 @@ def noise_factor(grad: Any) -> float:
         return grad.l * noise_factor(grad.gradient)
     if isinstance(grad, Surrogate):
         return 1.0 / grad.batch_size
+    if isinstance(grad, FullBatch):
+        return 0.0
     return noises.batch_factor(grad.batch_size, grad.problem.examples, grad.sampling)
 
 

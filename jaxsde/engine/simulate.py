@@ -42,6 +42,7 @@ def simulate(
     chains: int | None = None,
     burn_in: int = 0,
     every: int | str | None = None,
+    phase: int = 0,
     statistics: Mapping[str, Statistic] | None = None,
     groups: int = 32,
     dtype: Any = None,
@@ -55,9 +56,9 @@ def simulate(
     length `chains`, a flat array [d] or [chains, d], or a `Run` to go on from (its key, chains, groups, `every` and statistics
     are kept; other `statistics`, or another `every`, begin afresh). `key` is any `jax.random` key. `statistics` maps names
     to `Statistic`s; `run[name]` is then an `Estimate` with its error over `groups` groups of chains. `every` is 1 unless
-    given; "epoch" looks at the end of every epoch of a sampling that has epochs (where `burn_in` should end one, too). `chunk`
-    fixes how many steps pass between two looks of the host (default: about half a second's worth); it never changes a result.
-    `progress=True` shows a bar.
+    given. `every="epoch"` looks once in every epoch of a sampling that has epochs, `phase` steps after the end of one (0 is the end
+    itself); the statistics begin at the first such step from `burn_in` on. `chunk` fixes how many steps pass between two looks
+    of the host (default: about half a second's worth); it never changes a result. `progress=True` shows a bar.
 
     A chain whose position is NaN or too large to be squared is frozen where it last was, counted in `run.diverged`, and
     left out of the statistics. With steps = 0 the statistics see the initial law once.
@@ -66,7 +67,7 @@ def simulate(
     `jax_enable_x64` among them), and `MemoryError` for more chains than fit, with the number that does.
     """
     runs = iterate(
-        chain, start, steps=steps, key=key, chains=chains, burn_in=burn_in, every=every, statistics=statistics,
+        chain, start, steps=steps, key=key, chains=chains, burn_in=burn_in, every=every, phase=phase, statistics=statistics,
         groups=groups, dtype=dtype, executor=executor, chunk=chunk, progress=progress,
     )  # fmt: skip
     return deque(runs, maxlen=1).pop()
@@ -81,6 +82,7 @@ def iterate(
     chains: int | None = None,
     burn_in: int = 0,
     every: int | str | None = None,
+    phase: int = 0,
     statistics: Mapping[str, Statistic] | None = None,
     groups: int = 32,
     dtype: Any = None,
@@ -90,8 +92,15 @@ def iterate(
 ) -> Iterator[Run]:
     """`simulate` as a generator: a `Run` after every chunk, the last one being `simulate`'s. Arguments as there."""
     steps, burn_in = _whole(steps, "steps", 0), _whole(burn_in, "burn_in", 0)
-    if every == "epoch":
+    epoch = every == "epoch"
+    if epoch:
         every = steps_per_epoch(chain.draws)
+    phase = _whole(phase, "phase", 0)
+    if phase and not (epoch and phase < steps_per_epoch(chain.draws)):
+        last = steps_per_epoch(chain.draws) - 1
+        raise ValueError(
+            f'phase={phase} counts the steps after the end of an epoch: it needs every="epoch" and is at most {last} for this chain'
+        )
     every = (start.every if isinstance(start, Run) else 1) if every is None else _whole(every, "every", 1)
     if every > _LARGEST_CHUNK:
         raise ValueError(f"every must be at most {_LARGEST_CHUNK}, got {every}: look more often")
@@ -122,6 +131,11 @@ def iterate(
             dtype,
             executor,
         )
+    if epoch and run.samples and (run.origin - phase) % every:
+        raise ValueError("the run has looked at another phase of its epochs: give statistics={...} to begin afresh")
+    if epoch and not run.samples and (burn_in or (run.origin - phase) % every):  # from the first such step on
+        later = min((phase - run.step - burn_in) % every, steps)
+        burn_in, steps = burn_in + later, steps - later
     total = burn_in + steps
     if (run.step + total) * run.chains >= 1 << 63:
         raise ValueError(f"{run.step + total} steps of {run.chains} chains exceed 2^63 chain-steps: ask for fewer")

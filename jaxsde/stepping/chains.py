@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from ..dynamics.equations import positive
@@ -17,7 +19,7 @@ from ..dynamics.gradients import gradient, svag_gradient
 from ..problems.problem import FiniteSum, Potential
 from ..struct import replace, static, struct
 from ..types import SDE, Drawn, Draws, Integrator
-from .integrators import EulerMaruyama
+from .integrators import EulerMaruyama, check, named
 from .optimizers import optimizer_of
 
 
@@ -157,15 +159,21 @@ def svag(
     return replace(whole, gradient=ghat, draws=ghat.draws, learning_rate=whole.learning_rate / l if l > 1 else whole.learning_rate)
 
 
-def integrate(sde: SDE, integrator: Integrator | None = None, *, dt: Any) -> DiffusionChain:
-    """The Markov chain of an SDE under an integrator (default Euler–Maruyama) with step `dt`.
+def integrate(sde: SDE, integrator: Integrator | str | None = None, *, dt: Any) -> DiffusionChain:
+    """The Markov chain of an SDE under an integrator (default Euler–Maruyama), or the one of that name, with step `dt`.
 
-    Raises `ValueError` for a step that is not positive or an integrator that does not cover the SDE's noise.
+    Raises `ValueError` for a step that is not positive, and for an integrator that does not fit the SDE, with those that do.
     """
     positive(dt, "dt")
     if isinstance(integrator, type):
         raise TypeError(f"integrator must be an object: write {integrator.__name__}()")
+    if isinstance(integrator, str):
+        integrator = named(integrator)
     chosen: Integrator = EulerMaruyama() if integrator is None else integrator
+    if hasattr(chosen, "prepared") and any(isinstance(a, Tracer) for a in jax.tree.leaves((sde, dt))):
+        name = type(chosen).__name__
+        raise ValueError(f"{name} works its matrices out when the chain is built: build it outside jit, vmap and grad")
+    check(chosen, sde)
     draws = chosen.draws(sde)
     if hasattr(chosen, "prepared"):
         chosen = chosen.prepared(sde, dt)  # pyright: ignore[reportAttributeAccessIssue]

@@ -17,6 +17,7 @@ from ..dynamics.gradients import StableSurrogate, Surrogate, Svag
 from ..struct import static, struct
 from ..types import SDE, Drawn, Draws, Integrator
 from .chains import DiffusionChain, OptimizerChain, integrate
+from .integrators import that_fit
 
 
 @struct
@@ -109,18 +110,21 @@ def coupled(first: Any, second: Any, *, antithetic: bool = False) -> Coupled:
     return Coupled(first, second, mirrored, draws, first.dim + second.dim)
 
 
-def two_levels(sde: SDE, integrator: Integrator | None = None, *, dt: Any) -> TwoLevels:
+def two_levels(sde: SDE, integrator: Integrator | str | None = None, *, dt: Any) -> TwoLevels:
     """An SDE at dt and at dt/2 along one Brownian path (coarse, then fine): strong errors, and extrapolation with little variance.
 
     `ValueError` for an integrator that draws more than the increments of the path.
     """
     positive(dt, "dt")
     coarse, fine = integrate(sde, integrator, dt=dt), integrate(sde, integrator, dt=jnp.asarray(dt, float) / 2)
-    exact = hasattr(coarse.integrator, "prepared") or getattr(coarse.integrator, "remembers", False)
-    if coarse.draws != Draws(normals=sde.noise.dim) or exact:
+
+    def follows(one: Any) -> bool:
+        return one.draws(sde) == Draws(normals=sde.noise.dim) and not hasattr(one, "prepared") and not hasattr(one, "remembers")
+
+    if not follows(coarse.integrator):
         raise ValueError(
             f"{type(coarse.integrator).__name__} draws more, or other, than the increments of a Brownian path, which two steps do "
-            "not add up to: use EulerMaruyama(), Heun(), Milstein() or TamedEuler()"
+            f"not add up to: use {', '.join(that_fit(sde, follows))}"
         )
     return TwoLevels(coarse, fine, Draws(normals=2 * sde.noise.dim), 2 * coarse.dim)
 

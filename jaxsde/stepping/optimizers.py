@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.core import Tracer
 
@@ -48,15 +49,29 @@ def optimizer_of(given: Any, learning_rate: Any, start: Any) -> Optimizer | None
     factory, keywords = given, {}
     if isinstance(given, functools.partial) and not given.args:
         factory, keywords = given.func, given.keywords
-    floats = {n: v for n, v in keywords.items() if isinstance(v, Tracer | jax.Array) or type(v) is float}
+    floats = {n: v for n, v in keywords.items() if _is_leaf(v)}
     fixed = {n: v for n, v in keywords.items() if n not in floats}
     made = Optimizer(floats, factory, tuple(sorted(fixed.items())))
+    try:
+        hash(made.fixed)
+    except TypeError as error:
+        raise TypeError(
+            f"an optimizer's settings are floats, or hashable ({error}): give {', '.join(fixed)} in a function of the learning "
+            "rate of your own, defined once"
+        ) from None
     try:
         jax.eval_shape(lambda o, eta, x: o(eta, x.dtype).init(x), made, learning_rate, start)
         return made
     except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError):
         # it looks at a value to decide what it is: then its values are part of what it is
         return Optimizer({}, factory, tuple(sorted(keywords.items())))
+
+
+def _is_leaf(value: Any) -> bool:
+    """A float, of Python or NumPy, or an array of them; whole numbers and bools say what an optimiser is."""
+    if isinstance(value, Tracer | jax.Array | np.ndarray | np.generic):
+        return jnp.issubdtype(value.dtype, jnp.floating)
+    return isinstance(value, float)
 
 
 def momentum(mu: Any, *, nesterov: bool = False, convention: str = "heavy_ball") -> Callable[[Any], optax.GradientTransformation]:
@@ -70,7 +85,7 @@ def momentum(mu: Any, *, nesterov: bool = False, convention: str = "heavy_ball")
     if convention not in ("heavy_ball", "average"):
         raise ValueError(f'convention is "heavy_ball" or "average", got {convention!r}')
     fraction(mu, "momentum")
-    value = mu if isinstance(mu, Tracer | jax.Array) else float(mu)
+    value = mu if isinstance(mu, Tracer | jax.Array) else float(np.asarray(mu))
     return functools.partial(_with_momentum, mu=value, nesterov=bool(nesterov), convention=convention)
 
 

@@ -2,8 +2,8 @@
 
 Read in this order: `float64` (how a loss is evaluated), `minimum`, `linear` (second-moment equations), `linearise` (A, C and F
 of an object), `stationary` and `edge` (what follows), `currents`, `gaussian` and `temperature` (distances to Gibbs), `confine`,
-`grid`, `gibbs`, `density` (laws by quadrature), `step_law`, `transfer`, `chain_law` (of a chain, on a grid), `escape` (times of
-first passage: `escape_line`, `escape_grid`, `escape_chain`, `saddle`).
+`grid`, `gibbs`, `density` (laws by quadrature), `lattice` (the generator of an SDE as jumps on a grid), `step_law`, `transfer`,
+`chain_law` (of a chain, on a grid), `escape` (times of first passage: `escape_line`, `escape_grid`, `escape_chain`, `saddle`).
 """
 
 from .chain_law import CellKl, TransferOperator, transfer_operator

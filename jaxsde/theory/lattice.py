@@ -11,8 +11,8 @@ plane, six in space, whatever the cross terms), and then f = Σₑ wₑ (e·b) e
 are positive on any grid, so densities are, and mass is kept: a column of the adjoint sums to zero. No derivative of Σ is taken: the
 adjoint of an Itô generator is the Itô Fokker–Planck operator.
 
-Sources: Kushner and Dupuis (2001), Numerical Methods for Stochastic Control, §5; Bonnans, Ottenwaelter and Zidani (2004), ESAIM: M2AN
-38, 723; in one dimension Scharfetter and Gummel (1969).
+Sources: Kushner and Dupuis (2001), Numerical Methods for Stochastic Control, §5; Bonnans, Ottenwaelter and Zidani (2004), ESAIM:
+M2AN 38, 723; in one dimension Scharfetter and Gummel (1969).
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Jumps:
 
 
 def rates(wide: Any, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-    """The drift ["N d"] and D ["N d d"] of a widened SDE at the cells. `ValueError` where they are not finite or D is degenerate."""
+    """The drift ["N d"] and D ["N d d"] of a widened SDE at the cells. `ValueError` where one is not finite or D is degenerate."""
     points = grid.points
     problem = getattr(wide, "problem", None)
     cost = wide.dim * max(1, min(getattr(problem, "examples", 1), 4096))

@@ -60,6 +60,7 @@ def of_problem(problem: Any) -> Local:
 
 def of_sde(sde: Any) -> Local:
     """An SDE around the rest point of its drift, with the covariance of scale · Σ^½ dW."""
+    sde = settled(sde)
     wide = float64.widen(sde)
     centre = rest_point(sde)
     a = float64.evaluate(_drift_jacobian, wide, centre)
@@ -76,6 +77,7 @@ def rest_point(sde: Any) -> np.ndarray:
     """Where the drift vanishes: the minimum of the SDE's problem, or a root found from the origin."""
     if getattr(sde, "problem", None) is not None:
         return minimum(sde.problem)
+    sde = settled(sde)
     wide = float64.widen(sde)
     autonomous(wide)
 
@@ -95,6 +97,11 @@ def rest_point(sde: Any) -> np.ndarray:
             "the drift has no rest point that a root search from the origin or the minimum finds: no stationary law is known"
         )
     return np.asarray(found.x)
+
+
+def settled(sde: Any) -> Any:
+    """The SDE after a long time, where its drift changes at first (Adam's correction of its start) and says what it becomes."""
+    return replace(sde, drift=sde.drift.settled()) if hasattr(sde.drift, "settled") else sde
 
 
 def autonomous(wide: Any) -> None:

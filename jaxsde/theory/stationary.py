@@ -34,7 +34,7 @@ from ..types import Drawn, Draws
 from . import float64
 from .density import isotropic_temperature, stationary_density
 from .linear import Equation
-from .linearise import drift, is_affine, of_problem, of_sde, scaled
+from .linearise import drift, is_affine, of_problem, of_sde, scaled, settled
 
 
 @dataclass(frozen=True)
@@ -126,11 +126,12 @@ def system(x: Any) -> System:
 
 
 def _integrated(chain: DiffusionChain) -> System:
+    chain = replace(chain, sde=settled(chain.sde))
     local = of_sde(chain.sde)
     dt = float(np.asarray(chain.dt))
     name = type(chain.integrator).__name__
     if isinstance(chain.integrator, EulerMaruyama):
-        a = np.eye(chain.dim) + dt * local.drift
+        a = np.eye(chain.sde.dim) + dt * local.drift
         equation = Equation(a, True, scaled(local.feedback, dt))
         return System(
             local.centre, equation, dt * local.covariance, dt, f"second-moment equation of {name}", local.reason

@@ -2,16 +2,16 @@
 
 Each file ends in a dict that says, for every integrator, its calculus, the noise it covers, and its strong and weak orders;
 `jaxsde list integrators` prints them. A pair that does not fit is refused when the chain is built, with those that do.
-`terms.py` has what they share, `ito.py` the plain schemes, `strong.py`, `weak.py` and `kinetic.py` the rest.
+`terms.py` has what they share, `ito.py` the plain schemes, `strong.py`, `weak.py` and `kinetic.py` the rest; `fitting.py`
+joins the dicts to `INTEGRATORS` and compares what they declare with an SDE.
 """
 
-from .ito import ITO, EulerMaruyama, Heun, LeimkuhlerMatthews, TamedEuler
-from .kinetic import BAOAB, KINETIC, OBABO
-from .strong import SRA1, STRONG, ExactLinear, Milstein
+from .fitting import INTEGRATORS, check, named, that_fit
+from .ito import EulerMaruyama, Heun, LeimkuhlerMatthews, TamedEuler
+from .kinetic import BAOAB, OBABO
+from .strong import SRA1, ExactLinear, Milstein
 from .terms import ito_correction
-from .weak import WEAK, Platen
-
-INTEGRATORS = ITO | STRONG | WEAK | KINETIC
+from .weak import Platen
 
 __all__ = [
     "BAOAB",
@@ -25,5 +25,8 @@ __all__ = [
     "Milstein",
     "Platen",
     "TamedEuler",
+    "check",
     "ito_correction",
+    "named",
+    "that_fit",
 ]

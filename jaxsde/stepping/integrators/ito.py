@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from ...struct import static, struct
 from ...types import SDE, Calculus, Draws
-from .terms import Entry, check_additive, check_diagonal, increment, ito_correction, law, of_law
+from .terms import Entry, check_law, increment, ito_correction, of_law
 
 
 @struct
@@ -27,7 +27,7 @@ class EulerMaruyama:
     noise: str = static(default="gaussian")
 
     def __post_init__(self) -> None:
-        law(self.noise, ("gaussian", "three_point", "two_point"), "EulerMaruyama")
+        check_law(self.noise, ITO["euler_maruyama"])
 
     def draws(self, sde: SDE) -> Draws:
         return of_law(self.noise, sde.noise.dim)
@@ -40,15 +40,19 @@ class EulerMaruyama:
 class TamedEuler:
     """Tamed Euler, x' = x + f h/(1 + h |f|) + b √h z: converges where the drift grows faster than linearly and Euler's explodes.
 
-    Source: Hutzenthaler, Jentzen and Kloeden (2012), Ann. Appl. Probab. 22, 1611.
+    `noise` is the law of z, as for `EulerMaruyama`. Source: Hutzenthaler, Jentzen and Kloeden (2012), Ann. Appl. Probab. 22, 1611.
     """
 
     strong_order: float = static(default=0.5)
     weak_order: float = static(default=1.0)
     calculus: Calculus = static(default="ito")
+    noise: str = static(default="gaussian")
+
+    def __post_init__(self) -> None:
+        check_law(self.noise, ITO["tamed_euler"])
 
     def draws(self, sde: SDE) -> Draws:
-        return Draws(normals=sde.noise.dim)
+        return of_law(self.noise, sde.noise.dim)
 
     def step(self, sde: SDE, t: Any, x: Float[Array, " d"], dt: Any, z: Any) -> Float[Array, " d"]:
         f = sde.drift(t, x)
@@ -76,11 +80,9 @@ class Heun:
     def __post_init__(self) -> None:
         if self.calculus not in ("ito", "stratonovich"):
             raise ValueError(f'calculus is "ito" or "stratonovich", got {self.calculus!r}')
-        law(self.noise, ("gaussian", "three_point"), "Heun")
+        check_law(self.noise, ITO["heun"])
 
     def draws(self, sde: SDE) -> Draws:
-        if sde.noise.kind == "diagonal" and self.calculus == "ito":
-            check_diagonal(sde, "Heun, read as Itô,", "give the noise as a matrix, jnp.diag(σ(x)), or use EulerMaruyama()")
         return of_law(self.noise, sde.noise.dim)
 
     def step(self, sde: SDE, t: Any, x: Float[Array, " d"], dt: Any, z: Any) -> Float[Array, " d"]:
@@ -100,16 +102,16 @@ class LeimkuhlerMatthews:
     """Leimkuhler–Matthews, x' = x + f h + b √h (z + z₋)/2 with z₋ the noise of the step before: stationary bias O(h²).
 
     For additive noise. The chain remembers z₋ (zero before the first step). Its averages over a stationary law are of order
-    2, over a path of order 1. Source: Leimkuhler and Matthews (2013), Appl. Math. Res. Express 2013, 34.
+    2, over a path of order 1; a path lags by half an increment of the noise, O(√h). Source: Leimkuhler and Matthews (2013),
+    Appl. Math. Res. Express 2013, 34.
     """
 
-    strong_order: float = static(default=0.0)
+    strong_order: float = static(default=0.5)
     weak_order: float = static(default=1.0)
     calculus: Calculus = static(default="ito")
     remembers: bool = static(default=True)
 
     def draws(self, sde: SDE) -> Draws:
-        check_additive(sde, "LeimkuhlerMatthews")
         return Draws(normals=sde.noise.dim)
 
     def step(self, sde: SDE, t: Any, x: Float[Array, " d"], dt: Any, z: Any) -> Float[Array, " d"]:
@@ -120,22 +122,22 @@ class LeimkuhlerMatthews:
 
 ITO = {
     "euler_maruyama": Entry(
-        EulerMaruyama, calculus="ito", noise="any",
+        EulerMaruyama, calculus="ito", noise="any", laws=("gaussian", "three_point", "two_point"),
         strong={"none": 1.0, "additive": 1.0, "diagonal": 0.5, "commutative": 0.5, "general": 0.5},
         weak={"none": 1.0, "additive": 1.0, "diagonal": 1.0, "commutative": 1.0, "general": 1.0},
     ),
     "heun": Entry(
-        Heun, calculus="ito or stratonovich", noise="any",
+        Heun, calculus="ito or stratonovich", noise="any", laws=("gaussian", "three_point"), derivatives=True,
         strong={"none": 2.0, "additive": 1.0, "diagonal": 1.0, "commutative": 1.0, "general": 0.5},
         weak={"none": 2.0, "additive": 2.0, "diagonal": 1.0, "commutative": 1.0, "general": 1.0},
     ),
     "tamed_euler": Entry(
-        TamedEuler, calculus="ito", noise="any",
+        TamedEuler, calculus="ito", noise="any", laws=("gaussian", "three_point", "two_point"),
         strong={"none": 1.0, "additive": 1.0, "diagonal": 0.5, "commutative": 0.5, "general": 0.5},
         weak={"none": 1.0, "additive": 1.0, "diagonal": 1.0, "commutative": 1.0, "general": 1.0},
     ),
     "leimkuhler_matthews": Entry(
         LeimkuhlerMatthews, calculus="ito", noise="additive",
-        strong={"none": 1.0, "additive": 0.0}, weak={"none": 1.0, "additive": 1.0},
+        strong={"none": 1.0, "additive": 0.5}, weak={"none": 1.0, "additive": 1.0},
     ),
 }  # fmt: skip

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from ...struct import static, struct
 from ...types import SDE, Calculus, Draws
-from .terms import Entry
+from .terms import Entry, check_law, of_law
 
 
 @struct
@@ -27,9 +27,13 @@ class BAOAB:
     strong_order: float = static(default=1.0)
     weak_order: float = static(default=2.0)
     calculus: Calculus = static(default="ito")
+    noise: str = static(default="gaussian")
+
+    def __post_init__(self) -> None:
+        check_law(self.noise, KINETIC["baoab"])
 
     def draws(self, sde: SDE) -> Draws:
-        return _draws(sde, "BAOAB", 1)
+        return of_law(self.noise, sde.noise.dim)
 
     def step(self, sde: Any, t: Any, x: Float[Array, " d"], dt: Any, z: Any) -> Float[Array, " d"]:
         q, p = jnp.split(x, 2)
@@ -50,9 +54,13 @@ class OBABO:
     strong_order: float = static(default=1.0)
     weak_order: float = static(default=2.0)
     calculus: Calculus = static(default="ito")
+    noise: str = static(default="gaussian")
+
+    def __post_init__(self) -> None:
+        check_law(self.noise, KINETIC["obabo"])
 
     def draws(self, sde: SDE) -> Draws:
-        return _draws(sde, "OBABO", 2)
+        return of_law(self.noise, 2 * sde.noise.dim)
 
     def step(self, sde: Any, t: Any, x: Float[Array, " d"], dt: Any, z: Any) -> Float[Array, " d"]:
         q, p = jnp.split(x, 2)
@@ -61,15 +69,6 @@ class OBABO:
         q = q + sde.drift.velocity(p) * dt
         p = p + sde.drift.force(q) * (dt / 2)
         return jnp.concatenate([q, _friction(sde, q, p, dt / 2, second)])
-
-
-def _draws(sde: Any, who: str, parts: int) -> Draws:
-    if not hasattr(sde.drift, "force"):
-        raise ValueError(
-            f"{who} splits a position from its momentum, and this SDE has none: use it with underdamped(…) or momentum_sde(…), "
-            "or use EulerMaruyama() or Heun()"
-        )
-    return Draws(normals=parts * sde.noise.dim)
 
 
 def _friction(sde: Any, q: Array, p: Array, time: Any, z: Any) -> Array:
@@ -82,9 +81,13 @@ def _friction(sde: Any, q: Array, p: Array, time: Any, z: Any) -> Array:
 
 KINETIC = {
     "baoab": Entry(
-        BAOAB, calculus="ito", noise="kinetic", strong={"additive": 1.0}, weak={"additive": 2.0},
+        BAOAB, calculus="ito", noise="any", drift="kinetic", laws=("gaussian", "three_point"),
+        strong={"none": 2.0, "additive": 1.0, "commutative": 1.0, "general": 1.0},
+        weak={"none": 2.0, "additive": 2.0, "commutative": 2.0, "general": 2.0},
     ),
     "obabo": Entry(
-        OBABO, calculus="ito", noise="kinetic", strong={"additive": 1.0}, weak={"additive": 2.0},
+        OBABO, calculus="ito", noise="any", drift="kinetic", laws=("gaussian", "three_point"),
+        strong={"none": 2.0, "additive": 1.0, "commutative": 1.0, "general": 1.0},
+        weak={"none": 2.0, "additive": 2.0, "commutative": 2.0, "general": 2.0},
     ),
 }  # fmt: skip

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
-from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from ...struct import replace, static, struct
 from ...types import SDE, Calculus, Draws
-from .terms import Entry, along, check_additive, check_diagonal, columns, commutes, diagonal, increment
+from .terms import Entry, along, columns, diagonal, increment, linear_drift
 
 
 @struct
@@ -40,14 +38,6 @@ class Milstein:
 
     def draws(self, sde: SDE) -> Draws:
         m = sde.noise.dim
-        if sde.noise.kind == "diagonal":
-            check_diagonal(sde, "Milstein", "use EulerMaruyama() or Heun()")
-        if sde.noise.kind == "general" and not self.terms and (pair := commutes(sde)):
-            raise ValueError(
-                f"Milstein needs noises that commute, and noise {pair[0]} does not commute with noise {pair[1]} where this SDE's "
-                "noise depends on the position: use Milstein(terms=10), which approximates the Lévy areas, EulerMaruyama(), "
-                "Heun() or Platen()"
-            )
         if sde.noise.kind == "general" and self.terms:
             return Draws(normals=m * (2 + 2 * self.terms) + m * (m - 1) // 2)
         return Draws(normals=m)
@@ -89,7 +79,6 @@ class SRA1:
     calculus: Calculus = static(default="ito")
 
     def draws(self, sde: SDE) -> Draws:
-        check_additive(sde, "SRA1")
         return Draws(normals=2 * sde.noise.dim)
 
     def step(self, sde: SDE, t: Any, x: Float[Array, " d"], dt: Any, z: Any) -> Float[Array, " d"]:
@@ -120,23 +109,11 @@ class ExactLinear:
 
     def prepared(self, sde: SDE, dt: Any) -> ExactLinear:
         """The integrator with the matrices of this SDE and this step."""
-        check_additive(sde, "ExactLinear")
-        if any(isinstance(a, Tracer) for a in jax.tree.leaves((sde, dt))):
-            raise ValueError("ExactLinear works its matrices out when the chain is built: build it outside jit, vmap and grad")
-        d = sde.dim
-        zero = jnp.zeros(d, float)
-        a = np.asarray(jax.jacfwd(lambda x: sde.drift(0.0, x))(zero), np.float64)
-        c = np.asarray(sde.drift(0.0, zero), np.float64)
-        tolerance = 100 * float(jnp.finfo(zero.dtype).eps)
-        for time, x in enumerate(np.random.default_rng(0).normal(size=(6, d)) * 3):
-            got = np.asarray(sde.drift(1.37 * (time % 2), jnp.asarray(x, float)), np.float64)
-            if not np.abs(got - a @ x - c).max() <= tolerance * (np.abs(a) @ np.abs(x) + np.abs(c)).max() + 1e-30:
-                raise ValueError(
-                    "ExactLinear covers drifts that are linear in the position and do not depend on time, and this one is not: "
-                    "use SRA1(), Heun() or EulerMaruyama()"
-                )
+        found = linear_drift(sde)
+        assert found is not None, "the drift was found to be linear before"
+        (a, c), d = found, sde.dim
         h = float(np.asarray(dt))
-        b = np.asarray(columns(sde, zero), np.float64) if sde.noise.kind != "none" else np.zeros((0, d))
+        b = np.asarray(columns(sde, jnp.zeros(d, float)), np.float64) if sde.noise.kind != "none" else np.zeros((0, d))
         moved = scipy.linalg.expm(np.block([[a, c[:, None]], [np.zeros((1, d + 1))]]) * h)
         paired = scipy.linalg.expm(np.block([[-a, b.T @ b], [np.zeros((d, d)), a.T]]) * h)
         covariance = paired[d:, d:].T @ paired[:d, d:]
@@ -146,7 +123,6 @@ class ExactLinear:
         return replace(self, propagator=propagator, shift=shift, factor=factor)
 
     def draws(self, sde: SDE) -> Draws:
-        check_additive(sde, "ExactLinear")
         return Draws(normals=0 if sde.noise.kind == "none" else sde.dim)
 
     def step(self, sde: SDE, t: Any, x: Float[Array, " d"], dt: Any, z: Any) -> Float[Array, " d"]:
@@ -158,7 +134,7 @@ class ExactLinear:
 
 STRONG = {
     "milstein": Entry(
-        Milstein, calculus="ito", noise="any (not commuting: with terms)",
+        Milstein, calculus="ito", noise="any", derivatives=True, needs={"general": {"terms": 10}},
         strong={"none": 1.0, "additive": 1.0, "diagonal": 1.0, "commutative": 1.0, "general": 1.0},
         weak={"none": 1.0, "additive": 1.0, "diagonal": 1.0, "commutative": 1.0, "general": 1.0},
     ),
@@ -167,7 +143,7 @@ STRONG = {
         strong={"none": 2.0, "additive": 1.5}, weak={"none": 2.0, "additive": 2.0},
     ),
     "exact_linear": Entry(
-        ExactLinear, calculus="ito", noise="additive, drift linear",
+        ExactLinear, calculus="ito", noise="additive", drift="linear",
         strong={}, weak={},
     ),
 }  # fmt: skip

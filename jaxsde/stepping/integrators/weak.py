@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from ...struct import static, struct
 from ...types import SDE, Calculus, Draws
-from .terms import Entry, columns, increment, law, of_law
+from .terms import Entry, check_law, columns, increment, of_law
 
 
 @struct
@@ -32,7 +32,7 @@ class Platen:
     noise: str = static(default="gaussian")
 
     def __post_init__(self) -> None:
-        law(self.noise, ("gaussian", "three_point"), "Platen, of weak order 2,")
+        check_law(self.noise, WEAK["platen"])
 
     def draws(self, sde: SDE) -> Draws:
         m = sde.noise.dim
@@ -70,8 +70,8 @@ class Platen:
 
 WEAK = {
     "platen": Entry(
-        Platen, calculus="ito", noise="any",
-        strong={"none": 2.0, "additive": 1.0, "diagonal": 1.0, "commutative": 0.5, "general": 0.5},
+        Platen, calculus="ito", noise="any", laws=("gaussian", "three_point"), derivatives=True,
+        strong={"none": 2.0, "additive": 1.0, "diagonal": 1.0, "commutative": 1.0, "general": 0.5},
         weak={"none": 2.0, "additive": 2.0, "diagonal": 2.0, "commutative": 2.0, "general": 2.0},
     ),
 }  # fmt: skip
