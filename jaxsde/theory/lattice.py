@@ -1,18 +1,30 @@
 """The generator of an SDE as a Markov jump process on a grid: positive rates for any Σ(Φ), in one to three dimensions.
 
-    L u = f·∇u + D : ∇∇u          D = scale² Σ/2,   dX = f dt + scale · Σ^½ dW  (Itô)
+    L u = f·∇u + D : ∇∇u  =  ∇·(D ∇u) + g·∇u        D = scale² Σ/2,   g = f − ∇·D,   dX = f dt + scale · Σ^½ dW  (Itô)
 
 In units of the cells D = Σₑ wₑ e eᵀ with integer vectors e and weights wₑ ≥ 0 (Selling's reduction: at most three of them in the
-plane, six in space, whatever the cross terms), and then f = Σₑ wₑ (e·b) e with b = D⁻¹f. So
+plane, six in space, whatever the cross terms), and then g = Σₑ wₑ (e·b) e with b = D⁻¹g. The edge from x to y = x + e carries
 
-    L u(x) ≈ Σₑ wₑ [φ(e·b)(u(x+e) − u(x)) + φ(−e·b)(u(x−e) − u(x))],      φ(s) = s/(1 − e^(−s)) > 0
+    rate(x → y) = w̄ₑ φ(e·b̄),   rate(y → x) = w̄ₑ φ(−e·b̄),        φ(s) = s/(1 − e^(−s)) > 0
 
-φ(s) − φ(−s) = s gives the drift exactly, φ(s) + φ(−s) = 2 + O(s²) the diffusion to second order in the size of a cell. All rates
-are positive on any grid, so densities are, and mass is kept: a column of the adjoint sums to zero. No derivative of Σ is taken: the
-adjoint of an Itô generator is the Itô Fokker–Planck operator.
+with w̄, b̄ the means of the two ends (wₑ is 0 at an end whose D does without e). φ(s) − φ(−s) = s gives the drift exactly,
+φ(s) + φ(−s) = 2 + O(s²) the diffusion to second order in the size of a cell; φ(s)/φ(−s) = e^s, so with D∇log p = g, a law in
+balance, every edge is, to second order. All rates are positive on any grid, so densities are, and mass is kept. ∇·D is a
+difference of D on the grid: no derivative of Σ is asked for, and a jump of Σ counts as it does in the Itô equation.
 
-Sources: Kushner and Dupuis (2001), Numerical Methods for Stochastic Control, §5; Bonnans, Ottenwaelter and Zidani (2004), ESAIM:
-M2AN 38, 723; in one dimension Scharfetter and Gummel (1969).
+Why not rates frozen at the cell that is left, which need no ∇·D: wₑ has kinks where the reduction changes its vectors (where a
+cross term changes sign). D∇p − gp is then right only in the sum over e: measured, the density is off by O(h) along the kinks, and
+the entropy that the edges produce grows like log 1/h.
+
+Walls. Reflecting (no current through them): edges across are left out. A slanted edge carries current along the wall, too, so what
+was left out is made up by edges along it, of weight ½ Σ |eₙ| wₑ eₜ(eₜ − eₙ Dₜₙ/Dₙₙ)ᵀ, which keeps the second order. Absorbing: the
+edge ends at the wall, a fraction θ of its length away, with rate wₑ φ(θ e·b)/θ. Periodic: it comes back on the other side.
+
+Vectors get long where D is nearly singular in a direction that the grid does not have. One longer than a quarter of the grid is
+refused.
+
+Sources: Scharfetter and Gummel (1969), IEEE Trans. Electron Devices 16, 64 (in one dimension); Bonnans, Ottenwaelter and Zidani
+(2004), ESAIM: M2AN 38, 723; Fehrenbach and Mirebeau (2014), J. Math. Imaging Vis. 49, 123 (Selling's reduction on grids).
 """
 
 from __future__ import annotations
@@ -28,6 +40,8 @@ from . import float64
 from .linearise import covariance, drift
 
 WALLS = ("reflecting", "periodic", "absorbing")
+# Positions are evaluated this many at a time, whatever the grid: one compilation.
+_BLOCK = 4096
 
 
 @dataclass(frozen=True)
@@ -60,13 +74,15 @@ class Grid:
 
 @dataclass(frozen=True)
 class Jumps:
-    """Jumps between cells: `source` and `target` ["J"], `rate` a unit time, `offset` ["J d"] in lengths; `target` is −1 for what a
-    wall absorbs. Each pair of opposite jumps is there twice, once from each end."""
+    """Jumps between cells: `source` and `target` ["J"], `rate` a unit time, `offset` ["J d"] in lengths; `target` is −1 for what an
+    absorbing wall takes. The first `edges` jumps go one way along each edge, the next `edges` come back in the same order; an
+    edge may be there several times, and its rates add up."""
 
     source: np.ndarray
     target: np.ndarray
     rate: np.ndarray
     offset: np.ndarray
+    edges: int
 
     def generator(self, cells: int) -> scipy.sparse.csr_matrix:
         """L ["N N"]: rows sum to zero, or to minus the rate of being absorbed."""
@@ -80,15 +96,12 @@ class Jumps:
 def rates(wide: Any, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     """The drift ["N d"] and D ["N d d"] of a widened SDE at the cells. `ValueError` where one is not finite or D is degenerate."""
     points = grid.points
-    problem = getattr(wide, "problem", None)
-    cost = wide.dim * max(1, min(getattr(problem, "examples", 1), 4096))
-    f = float64.evaluate_many(drift, wide, points, cost=cost)
-    d = float64.evaluate_many(covariance, wide, points, cost=cost * wide.dim) * float(np.asarray(wide.scale)) ** 2 / 2
+    f, d = _everywhere(drift, wide, points), _everywhere(covariance, wide, points)
+    d = d * float(np.asarray(wide.scale)) ** 2 / 2
     finite = np.isfinite(f).all(axis=1) & np.isfinite(d).all(axis=(1, 2))
     if not finite.all():
         raise ValueError(f"the drift or the noise is not finite at {points[~finite][0]}: choose a box inside the domain")
-    lowest = np.linalg.eigvalsh(d)[:, 0]
-    flat = lowest <= 1e-9 * np.trace(d, axis1=1, axis2=2)
+    flat = np.linalg.eigvalsh(d)[:, 0] <= 1e-9 * np.trace(d, axis1=1, axis2=2)
     if flat.any():
         raise ValueError(
             f"the noise is degenerate at {points[flat][0]} (a direction without noise): the Fokker–Planck equation is solved for "
@@ -97,34 +110,107 @@ def rates(wide: Any, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     return f, d
 
 
+def _everywhere(function: Any, wide: Any, points: np.ndarray) -> np.ndarray:
+    cost = wide.dim**2 * max(1, min(getattr(getattr(wide, "problem", None), "examples", 1), 4096))
+    block = min(_BLOCK, 1 << int(np.ceil(np.log2(len(points)))))
+    filled = np.concatenate([points, np.repeat(points[-1:], -len(points) % block, axis=0)])
+    parts = [float64.evaluate_many(function, wide, part, cost) for part in np.split(filled, len(filled) // block)]
+    return np.concatenate(parts)[: len(points)]
+
+
 def jumps(f: np.ndarray, d: np.ndarray, grid: Grid, walls: tuple[str, ...]) -> Jumps:
-    """The jump process of drift f ["N d"] and diffusion D ["N d d"] at the cells of a grid."""
-    h = grid.size
+    """The jump process of drift f ["N d"] and diffusion D ["N d d"] at the cells of a grid, with a wall's word for each axis.
+
+    `ValueError` where D is so nearly singular that its jumps would cross a quarter of the grid.
+    """
+    h, shape = grid.size, np.asarray(grid.shape)
     f, d = f / h, d / (h[:, None] * h)
+    b = np.linalg.solve(d, (f - _divergence(d, grid.shape, walls))[..., None])[..., 0]
     steps, weights = decompose(d)
-    along = np.einsum("nkd,nd->nk", steps, np.linalg.solve(d, f[..., None])[..., 0])
+    longest = int(np.abs(np.where(weights[..., None] > 0, steps, 0)).max())
+    if longest > max(2, shape.min() // 4):
+        raise ValueError(
+            f"the noise is too nearly degenerate for this grid: its jumps would be {longest} cells long on {grid.shape} cells; "
+            "take more cells, or rotate the variables so that the directions of little noise are axes"
+        )
     index = np.stack(np.unravel_index(np.arange(len(f)), grid.shape), axis=-1)
-    shape = np.asarray(grid.shape)
-    found: list[tuple[np.ndarray, ...]] = []
-    for k, sign in itertools.product(range(steps.shape[1]), (1, -1)):
-        rate = weights[:, k] * fitted(sign * along[:, k])
-        step = sign * steps[:, k]
-        to, kept, lost = index + step, rate > 0, np.zeros(len(f), bool)
-        for axis, wall in enumerate(walls):
-            out = (to[:, axis] < 0) | (to[:, axis] >= shape[axis])
-            if wall == "periodic":
-                to[:, axis] %= shape[axis]
-            elif wall == "reflecting":
-                kept &= ~out
-            else:
-                lost |= out
-        target = np.where(lost, -1, np.ravel_multi_index(tuple(np.where(lost[:, None] | ~kept[:, None], 0, to).T), grid.shape))
-        found.append((np.flatnonzero(kept), target[kept], rate[kept], (step * h)[kept]))
-    return Jumps(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+    parts = [(np.arange(len(f)), steps[:, k], weights[:, k]) for k in range(steps.shape[1])]
+    if len(shape) > 1:
+        parts += _along_walls(d, steps, weights, index, shape, walls)
+    edges, absorbed = [], []
+    for (cells, step, weight), sign in itertools.product(parts, (1, -1)):
+        cells, step, weight = (a[weight > 0] for a in (cells, sign * step, weight))
+        to = index[cells] + step
+        # How far along the jump each wall is; the nearest one decides.
+        room = np.where(step > 0, shape - index[cells] - 0.5, index[cells] + 0.5)
+        out = ((to < 0) | (to >= shape)) & (np.asarray(walls) != "periodic")
+        theta = np.where(out, room / np.maximum(np.abs(step), 1), np.inf)
+        first = theta.argmin(axis=1)
+        lost = out.any(axis=1) & (np.asarray(walls)[first] == "absorbing")
+        inside = ~out.any(axis=1)
+        target = np.ravel_multi_index(tuple((to[inside] % shape).T), grid.shape)
+        source, e, w = cells[inside], step[inside], weight[inside] / 2
+        s = np.einsum("nd,nd->n", e, b[source] + b[target]) / 2
+        edges.append((source, target, w * fitted(s), w * fitted(-s), e * h))
+        source, e, theta = cells[lost], step[lost], theta[lost].min(axis=1)
+        s = theta * np.einsum("nd,nd->n", e, b[source])
+        absorbed.append((source, weight[lost] / theta * fitted(s), e * h * theta[:, None]))
+    source, target, there, back, offset = (np.concatenate(p) for p in zip(*edges, strict=True))
+    from_, gone, leg = (np.concatenate(p) for p in zip(*absorbed, strict=True))
+    return Jumps(
+        np.concatenate([source, target, from_]),
+        np.concatenate([target, source, np.full(len(from_), -1)]),
+        np.concatenate([there, back, gone]),
+        np.concatenate([offset, -offset, leg]),
+        len(source),
+    )
+
+
+def _divergence(d: np.ndarray, shape: tuple[int, ...], walls: tuple[str, ...]) -> np.ndarray:
+    """∇·D ["N d"], a unit a cell: central differences, one-sided of second order at a wall."""
+    total = np.zeros((*shape, len(shape)))
+    for axis, wall in enumerate(walls):
+        column = d[:, :, axis].reshape(*shape, -1)
+        if wall == "periodic":
+            total += (np.roll(column, -1, axis) - np.roll(column, 1, axis)) / 2
+        else:
+            total += np.gradient(column, axis=axis, edge_order=2)
+    return total.reshape(-1, len(shape))
+
+
+def _along_walls(
+    d: np.ndarray, steps: np.ndarray, weights: np.ndarray, index: np.ndarray, shape: np.ndarray, walls: tuple[str, ...]
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Edges along reflecting walls for the slanted ones that they cut: (cells, vectors, weights).
+
+    The cells' own edges along the wall go into the same reduction: their weights in `weights` become zero.
+    """
+    at_wall = ((index == 0) | (index == shape - 1)) & (np.asarray(walls) == "reflecting")
+    found = []
+    for axis in np.flatnonzero(np.asarray(walls) == "reflecting"):
+        cells = np.flatnonzero(at_wall[:, axis] & (at_wall.sum(axis=1) == 1))
+        rest = [k for k in range(len(shape)) if k != axis]
+        e, w = steps[cells], weights[cells]
+        normal, along = e[..., axis], e[..., rest]
+        slope = d[cells][:, rest, axis] / d[cells, axis, axis][:, None]
+        cut = along - normal[..., None] * slope[:, None, :]
+        tensor = np.einsum("nk,nka,nkb->nab", w * np.abs(normal) / 2, along, cut)
+        tensor = (tensor + tensor.transpose(0, 2, 1)) / 2
+        flat = normal == 0
+        tensor += np.einsum("nk,nka,nkb->nab", np.where(flat, w, 0.0), along, along)
+        solid = np.linalg.eigvalsh(tensor)[:, 0] > 1e-9 * np.trace(tensor, axis1=1, axis2=2)
+        cells, flat = cells[solid], flat[solid]
+        weights[cells] = np.where(flat, 0.0, weights[cells])
+        vectors, sizes = decompose(tensor[solid])
+        for k in range(vectors.shape[1]):
+            step = np.zeros((len(cells), len(shape)), int)
+            step[:, rest] = vectors[:, k]
+            found.append((cells, step, sizes[:, k]))
+    return found
 
 
 def fitted(s: np.ndarray) -> np.ndarray:
-    """φ(s) = s/(1 − e^(−s)): positive, φ(s) − φ(−s) = s."""
+    """φ(s) = s/(1 − e^(−s)): positive, φ(s) − φ(−s) = s, φ(s)/φ(−s) = e^s."""
     small = np.abs(s) < 1e-5
     safe = np.where(small, 1.0, s)
     with np.errstate(over="ignore"):
