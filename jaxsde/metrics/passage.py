@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from ..estimate import CONFIDENCE, Estimate, merged
+from ..estimate import CONFIDENCE, Estimate
 from ..statistics.passage import FirstPassage, Passages
 from ..statistics.sums import integers
 
@@ -71,7 +71,9 @@ def _mean(time: float, arrived: int, chains: int, groups: int, run: Any, name: s
     tail = (1 - CONFIDENCE) / 2
     if not arrived:
         least = time / -np.log(1 - CONFIDENCE)
-        return Estimate.unknown(f"no chain arrived: the mean is above {least:.4g} with confidence .95", estimator=estimator)
+        return Estimate.unknown(
+            f"no chain arrived: the mean is above {least:.4g} with confidence .95", estimator=estimator
+        )
     low, high = 2 * time / stats.chi2.isf(tail, 2 * arrived + 2), 2 * time / stats.chi2.ppf(tail, 2 * arrived)
     spread = run.estimate(name)
     stderr = spread.stderr if spread.known else time / arrived**1.5

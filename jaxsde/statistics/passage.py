@@ -73,9 +73,13 @@ class FirstPassage:
 
     def init(self, x: Float[Array, "c d"]) -> Watch:
         inside = jax.eval_shape(self.region, x[0])
-        if getattr(inside, "shape", None) != () or not (inside.dtype == bool or jnp.issubdtype(inside.dtype, jnp.floating)):
+        if getattr(inside, "shape", None) != () or not (
+            inside.dtype == bool or jnp.issubdtype(inside.dtype, jnp.floating)
+        ):
             got = f"{inside.dtype}{list(inside.shape)}" if hasattr(inside, "shape") else type(inside).__name__
-            raise TypeError(f"FirstPassage: region must give one bool, or one number that is positive inside; got {got}")
+            raise TypeError(
+                f"FirstPassage: region must give one bool, or one number that is positive inside; got {got}"
+            )
         c = x.shape[:1]
         return Watch(no_count(c), no_count(c), jnp.zeros(c, jnp.uint32), jnp.zeros(c, x.dtype), jnp.zeros(c, x.dtype))
 

@@ -16,14 +16,14 @@ from .gibbs import gibbs
 from .lattice import Grid
 from .step_law import StepLaw, step_law
 from .temperature import temperature_of_loss
-from .transfer import CELLS, MANY, found_box, stationary, transport, typical_step
+from .transfer import CELLS, MANY, MOST_ENTRIES, found_box, stationary, transport, typical_step
 
 _NEGATIVE = 1e-5  # of the largest mass: interpolation of a law that is not smooth on the cells goes below zero by more
 _LEVELS = 4  # sizes of cells at which a relative entropy is looked at
 _LEAK = 1e-15  # of the mass that leaves the box in a step: rounding
 _GAUSS = 4  # nodes in a cell, along each axis
-# What a halving of the cells adds to a relative entropy, over what the last one added: a quarter for a smooth density, a half for one
-# with jumps, all of it for a law without a density. Additions below the last number are not looked at.
+# What a halving of the cells adds to a relative entropy, over what the last one added: a quarter for a smooth density, a half for
+# one with jumps, all of it for a law without a density. Additions below the last number are not looked at.
 _SMOOTH, _GROWS, _NOTICED = 0.4, 0.95, 1e-4
 
 
@@ -74,7 +74,9 @@ class TransferOperator:
     @property
     def edges(self) -> tuple[np.ndarray, ...]:
         """The edges of the cells along each axis."""
-        return tuple(np.linspace(a, b, n + 1) for a, b, n in zip(self.grid.lo, self.grid.hi, self.grid.shape, strict=True))
+        return tuple(
+            np.linspace(a, b, n + 1) for a, b, n in zip(self.grid.lo, self.grid.hi, self.grid.shape, strict=True)
+        )
 
     @property
     def density(self) -> np.ndarray:
@@ -97,7 +99,7 @@ class TransferOperator:
 
     def expectation(self, f: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float]:
         """E f(Φ) and its numerical error, for `f` that maps positions ["k d"] to numbers ["k"]."""
-        value, error = self._extrapolated(lambda o: np.float64(o._average(f)))
+        value, error = self._extrapolated(lambda o: np.asarray(o._average(f)))
         return float(value), float(abs(error))
 
     def evolve(self, start: Any, steps: int) -> np.ndarray:
@@ -142,16 +144,18 @@ class TransferOperator:
         return self.kl_to(gibbs(problem, temperature), direction, _temperature=temperature)
 
     def kl_to(self, density: Any, direction: str = "forward", *, _temperature: float | None = None) -> CellKl:
-        """KL(law‖density) or ("reverse") KL(density‖law), `density` an object with `log_density`, such as `stationary_density(sde)`.
+        """KL(law‖density) or ("reverse") KL(density‖law), `density` with `log_density`, such as `stationary_density(sde)`.
 
         The law is that of the cells. Where a step's outcomes carry less information than the step shrinks volumes by, entropy(odds)
         < −E log |det DT|, the law has no density and the KL to any is infinite: it grows with each halving of the cells, by
-        (1 − D) log 2 on the line, D = entropy/contraction. (Noise of two values at η > ½ is so; no noise at all is.) Source: Hochman
-        (2014), Ann. Math. 180, 773.
+        (1 − D) log 2 on the line, D = entropy/contraction. (Noise of two values at η > ½ is so; no noise at all is.)
+        Source: Hochman (2014), Ann. Math. 180, 773.
         """
         checks.one_of(direction, ("forward", "reverse"), "direction")
         if not hasattr(density, "log_density"):
-            raise TypeError(f"density must have log_density, as from stationary_density or gibbs; got {type(density).__name__}")
+            raise TypeError(
+                f"density must have log_density, as from stationary_density or gibbs; got {type(density).__name__}"
+            )
         forward = direction == "forward"
         log_q = self._log_masses(density)
         if not forward:
@@ -175,7 +179,7 @@ class TransferOperator:
             ratio = float((rises[0] + rises[1]) / (rises[1] + rises[2]))
             if ratio > _SMOOTH:  # no smooth density: what is still to come is summed as a geometric series
                 left = rises[0] * ratio / (1 - ratio) if ratio < _GROWS else np.inf
-                reason = f"the law is rough: halving the cells still adds {rises[0]:.2g} nats, {ratio:.2f} of what the last halving added"
+                reason = f"the law is rough: halving the cells adds {rises[0]:.2g} nats, {ratio:.2f} of what the last halving did"
                 return CellKl(values[0] + (left if left < np.inf else 0.0), float(left), sizes, _temperature, reason)
         return CellKl(*self._combined(values[0], other), sizes, _temperature)
 
@@ -205,7 +209,11 @@ class TransferOperator:
         sizes = ((float(self.grid.size.max()), first),)
         bounded = self._bounded()
         if not np.isfinite(first) or (bounded and missing > 1e-9):
-            where = f"the density has mass {max(missing, 0.0):.3g} outside the law's bounded support" if bounded else "the law leaves out cells"
+            where = (
+                f"the density has mass {max(missing, 0.0):.3g} outside the law's bounded support"
+                if bounded
+                else "the law leaves out cells"
+            )
             return CellKl(np.inf, 0.0, sizes, temperature, f"{where}, so that KL(density‖law) is infinite")
         if self.coarse is None:
             return CellKl(first, np.inf, sizes, temperature)
@@ -231,8 +239,13 @@ class TransferOperator:
         if self.smooth:
             return np.asarray(density.log_density(self.cells), np.float64).reshape(-1) + np.log(self.grid.volume)
         nodes, weights = np.polynomial.legendre.leggauss(_GAUSS)
-        corners = np.stack(np.meshgrid(*[nodes / 2] * self.dim, indexing="ij"), axis=-1).reshape(-1, self.dim) * self.grid.size
-        each = np.log(np.prod(np.stack(np.meshgrid(*[weights / 2] * self.dim, indexing="ij"), axis=-1), axis=-1)).ravel()
+        corners = (
+            np.stack(np.meshgrid(*[nodes / 2] * self.dim, indexing="ij"), axis=-1).reshape(-1, self.dim)
+            * self.grid.size
+        )
+        each = np.log(
+            np.prod(np.stack(np.meshgrid(*[weights / 2] * self.dim, indexing="ij"), axis=-1), axis=-1)
+        ).ravel()
         points = (self.cells[:, None] + corners).reshape(-1, self.dim)
         values = np.asarray(density.log_density(points), np.float64).reshape(len(self.cells), -1)
         return logsumexp(values + each, axis=1) + np.log(self.grid.volume)
@@ -288,12 +301,12 @@ def _joined(a: np.ndarray, over: Any) -> np.ndarray:
 def transfer_operator(chain: Any, box: Any = None, cells: int | None = None) -> TransferOperator:
     """The transfer operator of a chain in one or two dimensions, and from it the exact stationary law, up to a stated error.
 
-    `chain` comes from `sgd` (a sum over examples or minibatches, over the values of two_point and three_point noise, the exact Gaussian
-    kernel of "gaussian") or from `integrate`. `box` is (lo, hi), `cells` their even number along its longest side; by default the
-    box holds the law, and is its support's hull where that is bounded, and the cells resolve a step.
+    `chain` comes from `sgd` (a sum over examples or minibatches, over the values of two_point and three_point noise, the
+    exact Gaussian kernel of "gaussian") or from `integrate`. `box` is (lo, hi), `cells` their even number along its longest side;
+    by default the box holds the law, and is its support's hull where that is bounded, and the cells resolve a step.
 
-    Raises `ValueError` for more dimensions, a chain whose position alone is not Markov (momentum, epochs), more outcomes a step than
-    can be summed over, or no stationary law.
+    Raises `ValueError` for more dimensions, a chain whose position alone is not Markov (momentum, epochs), more outcomes a step
+    than can be summed over, or no stationary law.
     """
     law = step_law(chain)
     if law.dim not in CELLS:
@@ -305,7 +318,9 @@ def transfer_operator(chain: Any, box: Any = None, cells: int | None = None) -> 
     coarse = _on(law, _grid(lo, hi, 2 * round(0.42 * count) if fine.smooth else count // 2))
     if fine.smooth != coarse.smooth:
         coarse = None
-    return TransferOperator(law, fine.grid, fine.matrix, fine.mass, fine.smooth, fine.method, coarse, _beyond(coarse or fine))
+    return TransferOperator(
+        law, fine.grid, fine.matrix, fine.mass, fine.smooth, fine.method, coarse, _beyond(coarse or fine)
+    )
 
 
 def _on(law: StepLaw, grid: Grid) -> TransferOperator:
@@ -314,7 +329,11 @@ def _on(law: StepLaw, grid: Grid) -> TransferOperator:
     if smooth and not law.gaussian and mass.min() < -_NEGATIVE * mass.max():
         matrix, smooth = transport(law, grid, smooth=False)  # not as smooth as it looked
         mass = stationary(matrix, law.dim)
-    how = "the exact Gaussian kernel" if smooth and law.gaussian else law.method + (", cubics" if smooth else ", Ulam's method")
+    how = (
+        "the exact Gaussian kernel"
+        if smooth and law.gaussian
+        else law.method + (", cubics" if smooth else ", Ulam's method")
+    )
     mass = np.maximum(mass, 0.0)
     return TransferOperator(law, grid, matrix, (mass / mass.sum()).reshape(grid.shape), smooth, how)
 
@@ -347,11 +366,19 @@ def _count(law: StepLaw, lo: np.ndarray, hi: np.ndarray) -> int:
     if not law.gaussian and len(law.odds) < MANY:
         return 2 * most
     points = Grid(lo, hi, (16,) * law.dim).points
-    narrow = np.sqrt(np.linalg.eigvalsh(law.moments(points)[1])[:, 0].min().clip(0)) if law.gaussian else typical_step(law, points, np.min).min()
+    narrow = (
+        np.sqrt(np.linalg.eigvalsh(law.moments(points)[1])[:, 0].min().clip(0))
+        if law.gaussian
+        else typical_step(law, points, np.min).min()
+    )
     if not narrow > 0:
         return most
     wanted = 4 if law.dim == 1 else 1.6 if law.gaussian else 2.5
-    return int(np.clip(2 * round(wanted * float((hi - lo).max()) / narrow / 2), 128 if law.dim == 1 else 48, most))
+    if not law.gaussian:  # as many as can be summed over all outcomes
+        most = min(most, int((MOST_ENTRIES / (len(law.odds) * 4**law.dim)) ** (1 / law.dim)) - 1)
+    return min(
+        max(2 * round(wanted * float((hi - lo).max()) / narrow / 2), 128 if law.dim == 1 else 48), 2 * (most // 2)
+    )
 
 
 def _given(box: Any, dim: int) -> tuple[np.ndarray, np.ndarray]:

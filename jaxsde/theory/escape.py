@@ -72,7 +72,9 @@ class PassageTime:
     def density(self, t: Any) -> np.ndarray:
         """The density of the time at t > 0. `ValueError` for a chain, whose time is a whole number of steps."""
         if self._law is not None:
-            raise ValueError("the passage time of a chain is a whole number of steps and has no density: take differences of survival")
+            raise ValueError(
+                "the passage time of a chain is a whole number of steps and has no density: take differences of survival"
+            )
         t = np.asarray(t, np.float64)
         if not (t > 0).all():
             raise ValueError("times must be positive: a density at t = 0 is not defined")
@@ -95,9 +97,9 @@ def mean_first_passage(
     clock, Σ η) is that of its own steps: (I − P) T = dt. `target` is, on the line, a number to be passed or two numbers around the
     start; anywhere, a function of the position ["d"] that gives a bool, or a number that is positive inside.
 
-    `watched`, for an SDE seen only at times that are multiples of it: the answer for such a watch, to the first order in its square
-    root. A path that is seen inside has overshot the boundary, so the boundary counts as moved away by .5826·√(watched · nᵀ scale²Σ n),
-    n its normal. (For steps of Euler–Maruyama that leaves an error of the first order in the step.)
+    `watched`, of an SDE seen only at multiples of that time: the answer for such a watch, to the first order in its square root.
+    A path that is seen inside has overshot the boundary, so the boundary counts as moved away by
+    .5826·√(watched · nᵀ scale²Σ n), n its normal. (Steps of Euler–Maruyama leave an error of the first order in the step.)
 
     `box` (lo, hi) ["d"] and `cells` along its longest side are for the grid; by default the box holds all but 1e-9 of the time
     spent. `walls` are "reflecting", or "periodic" or "absorbing" (part of the target), and need a box.
@@ -108,7 +110,9 @@ def mean_first_passage(
     """
     if isinstance(x, DiffusionChain | OptimizerChain):
         if watched is not None or walls != "reflecting":
-            raise ValueError("watched and walls belong to an SDE: a chain is seen at its own steps, and its grid has no walls")
+            raise ValueError(
+                "watched and walls belong to an SDE: a chain is seen at its own steps, and its grid has no walls"
+            )
         place = checks.vector(np.atleast_1d(np.asarray(start, np.float64)), x.dim, "start")
         ends = _ends(target, place)
         found = chain_passage(x, place, ends, _region(target), box, cells)
@@ -123,21 +127,39 @@ def mean_first_passage(
     ends = _ends(target, place)
     if ends is not None:
         if box is not None or walls != "reflecting":
-            raise ValueError("box and walls are for a target that is a function: numbers on the line are integrated to infinity")
+            raise ValueError(
+                "box and walls are for a target that is a function: numbers on the line are integrated to infinity"
+            )
         if x.dim != 1:
-            raise ValueError(f"target is a number, which is for one dimension, and the SDE has {x.dim}: give a function of the position")
+            raise ValueError(
+                f"target is a number, which is for one dimension, and the SDE has {x.dim}: give a function of the position"
+            )
         lo, hi = (e if e is None else e + s * gap * _strength(wide, e) for e, s in zip(ends, (-1, 1), strict=True))
         found = passage(wide, float(place[0]), lo, hi)
         odds = found.odds if lo is not None and hi is not None else None
         relative = found.error + 1e-14
         return PassageTime(
-            found.mean, found.variance, relative * found.mean, relative * found.variance, "quadrature", odds, found.resolvent
+            found.mean,
+            found.variance,
+            relative * found.mean,
+            relative * found.variance,
+            "quadrature",
+            odds,
+            found.resolvent,
         )
     if x.dim > 3:
-        raise ValueError(f"passage times are solved for in one to three dimensions, and the SDE has {x.dim}: simulate js.FirstPassage")
+        raise ValueError(
+            f"passage times are solved for in one to three dimensions, and the SDE has {x.dim}: simulate js.FirstPassage"
+        )
     found = grid_passage(wide, place, Region(target, gap), box, cells, walls)
     return PassageTime(
-        found.mean, found.variance, found.error, found.variance_error, f"generator on {found.cells} cells", None, found.resolvent
+        found.mean,
+        found.variance,
+        found.error,
+        found.variance_error,
+        f"generator on {found.cells} cells",
+        None,
+        found.resolvent,
     )
 
 
@@ -151,14 +173,18 @@ def _ends(target: Any, place: np.ndarray) -> tuple[float | None, float | None] |
         return None
     ends = np.atleast_1d(np.asarray(target, np.float64))
     if ends.shape not in ((1,), (2,)) or not np.isfinite(ends).all():
-        raise ValueError(f"target must be a number, two numbers around the start, or a function of the position; got {target!r}")
+        raise ValueError(
+            f"target must be a number, two numbers around the start, or a function of the position; got {target!r}"
+        )
     start = float(place[0])
     if len(place) != 1:
         raise ValueError(f"target is a number, and there are {len(place)} dimensions: give a function of the position")
     if len(ends) == 2:
         lo, hi = sorted(float(e) for e in ends)
         if not lo < start < hi:
-            raise ValueError(f"the start {start:.6g} does not lie between the two ends {lo:.6g} and {hi:.6g}: give the nearer end alone")
+            raise ValueError(
+                f"the start {start:.6g} does not lie between the two ends {lo:.6g} and {hi:.6g}: give the nearer end alone"
+            )
         return lo, hi
     if ends[0] == start:
         raise ValueError(f"the start {start:.6g} is the target: its passage time is 0")
@@ -175,7 +201,9 @@ def _hyperbola() -> tuple[float, np.ndarray, np.ndarray]:
     """t₁ times z and h z′/π at the nodes of the upper half of the contour, for times from t₁/`_WINDOW` to t₁."""
 
     def shape(alpha: float) -> float:
-        return float(np.arccosh(((np.pi - 2 * alpha) * _WINDOW + 4 * alpha - np.pi) / ((4 * alpha - np.pi) * np.sin(alpha))))
+        return float(
+            np.arccosh(((np.pi - 2 * alpha) * _WINDOW + 4 * alpha - np.pi) / ((4 * alpha - np.pi) * np.sin(alpha)))
+        )
 
     rate = lambda alpha: -(np.pi**2 - 2 * np.pi * alpha) / shape(alpha)  # noqa: E731
     alpha = float(scipy.optimize.minimize_scalar(rate, bounds=(np.pi / 4 + 1e-3, np.pi / 2 - 1e-3), method="bounded").x)  # pyright: ignore
@@ -211,12 +239,12 @@ class Escape:
 
 
 def eyring_kramers(problem: Any, temperature: Any, start: Any, end: Any = None, *, saddle: Any = None) -> Escape:
-    """The Eyring–Kramers law: Langevin's mean time from the minimum near `start` over the saddle towards `end`, to leading order in T.
+    """The Eyring–Kramers law: Langevin's mean time from the minimum near `start` over the saddle to `end`, to leading order in T.
 
         time = (2π/|λ|) √(|det H_s| / det H_m) e^(ΔL/T),      λ the negative eigenvalue of H_s, ΔL = L(saddle) − L(minimum)
 
     On the line it is Kramers' 2π/√(L″(m) |L″(s)|) e^(ΔL/T). For SGD's SDE with Σ = s²I the temperature is ηs²/2B; with another Σ it
-    says nothing. The saddle is found as the highest point of the path of least ascent between the minima, or polished from `saddle`.
+    says nothing. The saddle is the highest point of the path of least ascent between the minima, or polished from `saddle`.
 
     Sources: Kramers (1940), Physica 7, 284; Hänggi, Talkner and Borkovec (1990), Rev. Mod. Phys. 62, 251; Bovier, Eckhoff, Gayrard
     and Klein (2004). Raises `ValueError` where there is no minimum, or no saddle with one direction down.
@@ -243,4 +271,3 @@ def eyring_kramers(problem: Any, temperature: Any, start: Any, end: Any = None, 
 def kramers(problem: Any, temperature: Any, start: Any, end: Any = None, *, saddle: Any = None) -> float:
     """The time of `eyring_kramers` alone."""
     return eyring_kramers(problem, temperature, start, end, saddle=saddle).time
-

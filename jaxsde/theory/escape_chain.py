@@ -32,12 +32,19 @@ class ChainPassage:
 
 
 def chain_passage(
-    chain: Any, start: np.ndarray, ends: tuple[float | None, float | None] | None, region: Region | None, box: Any, cells: int | None
+    chain: Any,
+    start: np.ndarray,
+    ends: tuple[float | None, float | None] | None,
+    region: Region | None,
+    box: Any,
+    cells: int | None,
 ) -> ChainPassage:
     """The time from `start` until the chain is beyond one of `ends` or in the `region`, on two grids, extrapolated."""
     law = step_law(chain)
     if law.dim not in CELLS:
-        raise ValueError(f"passage times of a chain are for one or two dimensions, and this one has {law.dim}: simulate js.FirstPassage")
+        raise ValueError(
+            f"passage times of a chain are for one or two dimensions, and this one has {law.dim}: simulate js.FirstPassage"
+        )
     if region is not None and region.inside(law.wide, start[None])[0]:
         raise ValueError(f"the start {np.array2string(start, precision=4)} lies in the target: its passage time is 0")
     where = _Target(law, start, ends, region)
@@ -98,20 +105,25 @@ class _Target:
         for _ in range(200):
             spent = _Outside.build(self, lo, hi, _SCOUT[d], scout=True).occupation()
             share = [spent.sum(axis=tuple(b for b in range(d) if b != a)) / spent.sum() for a in range(d)]
-            near = np.array([[s[part].max() > _SHARE for s in share] for part in (slice(0, 2), slice(-2, None))]) & ~fixed
+            near = (
+                np.array([[s[part].max() > _SHARE for s in share] for part in (slice(0, 2), slice(-2, None))]) & ~fixed
+            )
             if not near.any():
                 break
             length = hi - lo
             lo, hi = lo - np.where(near[0], 0.3 * length, 0), hi + np.where(near[1], 0.3 * length, 0)
             if max(np.abs(lo).max(), np.abs(hi).max()) > 1e5 * (1 + np.abs(points).max()):
-                raise ValueError("the mean first passage time is infinite: nothing brings the chain back from far away; give a box")
+                raise ValueError(
+                    "the mean first passage time is infinite: nothing brings the chain back from far away; give a box"
+                )
         else:
             raise ValueError("no box was found that holds the chain until it reaches the target: give box=(lo, hi)")
         cell = (hi - lo) / np.array([len(s) for s in share])
         kept = [np.flatnonzero(s > _SHARE / 10) for s in share]
-        tight = lo + np.array([max(k[0] - 2, 0) for k in kept]) * cell, lo + np.array(
-            [min(k[-1] + 3, len(s)) for k, s in zip(kept, share, strict=True)]
-        ) * cell
+        tight = (
+            lo + np.array([max(k[0] - 2, 0) for k in kept]) * cell,
+            lo + np.array([min(k[-1] + 3, len(s)) for k, s in zip(kept, share, strict=True)]) * cell,
+        )
         return np.where(fixed[0], lo, tight[0]), np.where(fixed[1], hi, tight[1])
 
 
@@ -140,11 +152,13 @@ class _Outside:
 
     def _solve(self, transpose: bool = False) -> Callable[[np.ndarray], np.ndarray]:
         q = self.matrix.T if transpose else self.matrix
-        system = (scipy.sparse.identity(q.shape[0]) - q).tocsc()
+        system = (scipy.sparse.identity(len(self.first)) - q).tocsc()
         try:
             return scipy.sparse.linalg.splu(system, permc_spec="COLAMD").solve
         except RuntimeError as error:
-            raise ValueError("the target is not reached from everywhere in the box: its mean passage time is infinite") from error
+            raise ValueError(
+                "the target is not reached from everywhere in the box: its mean passage time is infinite"
+            ) from error
 
     def moments(self) -> tuple[float, float]:
         """Mean and variance of the number of steps from the start."""

@@ -7,6 +7,7 @@ and the answer is of second order in the size of a cell: the two grids give the 
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -62,11 +63,19 @@ def _level(tagged: _Tagged, x: Any) -> Any:
     wide, region = tagged.wide, tagged.region
     value = jnp.asarray(region.function(x))
     if value.shape != () or not (value.dtype == bool or jnp.issubdtype(value.dtype, jnp.floating)):
-        raise TypeError(f"target must give one bool, or one number that is positive inside; got {value.dtype}{list(value.shape)}")
+        raise TypeError(
+            f"target must give one bool, or one number that is positive inside; got {value.dtype}{list(value.shape)}"
+        )
     if not region.gap:
-        return jnp.where(value > 0, 1.0, -1.0).astype(x.dtype) if value.dtype != bool else jnp.where(value, 1.0, -1.0).astype(x.dtype)
+        return (
+            jnp.where(value > 0, 1.0, -1.0).astype(x.dtype)
+            if value.dtype != bool
+            else jnp.where(value, 1.0, -1.0).astype(x.dtype)
+        )
     if value.dtype == bool:
-        raise ValueError("watched needs to know which way the boundary faces: let target give a number that is positive inside")
+        raise ValueError(
+            "watched needs to know which way the boundary faces: let target give a number that is positive inside"
+        )
     slope = jax.grad(region.function)(x)
     return value - region.gap * wide.scale * jnp.sqrt(slope @ wide.noise.covariance(x) @ slope)
 
@@ -94,17 +103,26 @@ def grid_passage(wide: Any, start: np.ndarray, region: Region, box: Any, cells: 
     else:
         lo, hi = given_box(box, start)
     fine, coarse = (_Killed.build(wide, start, region, grid_of(lo, hi, n), walls) for n in (count, count // 2))
-    (t2, v2), (t1, v1), (t0, v0) = (k.moments() for k in (fine, coarse, _Killed.build(wide, start, region, grid_of(lo, hi, count // 4), walls)))
+    (t2, v2), (t1, v1), (t0, v0) = (
+        k.moments() for k in (fine, coarse, _Killed.build(wide, start, region, grid_of(lo, hi, count // 4), walls))
+    )
     mean, variance = t2 + (t2 - t1) / 3, v2 + (v2 - v1) / 3
-    # of the extrapolated values: what they were with grids half as fine
-    errors = (abs(mean - t1 - (t1 - t0) / 3), abs(variance - v1 - (v1 - v0) / 3))
+
+    # of the extrapolated values: what they were on grids half as fine, and not less than a third of what was extrapolated
+    def error(value: float, fine: float, coarse: float, coarsest: float) -> float:
+        return max(abs(value - coarse - (coarse - coarsest) / 3), abs(fine - coarse) / 10)
 
     def resolvent(z: complex) -> complex:
         a, b = fine.resolvent(z), coarse.resolvent(z)
         return a + (a - b) / 3
 
     return GridPassage(
-        mean, variance, *errors, " × ".join(map(str, fine.grid.shape)), resolvent
+        mean,
+        variance,
+        error(mean, t2, t1, t0),
+        error(variance, v2, v1, v0),
+        " × ".join(map(str, fine.grid.shape)),
+        resolvent,
     )
 
 
@@ -121,6 +139,7 @@ class _Killed:
     grid: Grid
     outside: np.ndarray  # numbers of the cells outside
     matrix: scipy.sparse.csc_matrix
+    killed: np.ndarray  # their rates of entering the region at once
     weights: np.ndarray  # over those cells, of the value at the start
 
     @classmethod
@@ -133,7 +152,7 @@ class _Killed:
         along = np.einsum("nkd,nd->nk", steps, np.linalg.solve(diffusion, f[..., None])[..., 0])
         index = np.stack(np.unravel_index(np.arange(n), grid.shape), axis=-1)
         rows, columns, values = [], [], []
-        away = np.zeros(n)
+        away, killed = np.zeros(n), np.zeros(n)
         for k in range(steps.shape[1]):
             live = np.flatnonzero(~inside & (weight[:, k] > 0))
             arms, ends = [], []
@@ -144,7 +163,8 @@ class _Killed:
             up, down = _pair(weight[live, k], along[live, k], *arms)
             for rate, end in ((up, ends[0]), (down, ends[1])):
                 rate = np.where(end == _WALL, 0.0, rate)
-                np.add.at(away, live, rate)
+                away[live] += rate
+                killed[live] += np.where(end == _TARGET, rate, 0.0)
                 on = (end >= 0) & (rate > 0)
                 rows.append(live[on])
                 columns.append(end[on])
@@ -155,7 +175,7 @@ class _Killed:
         r, c = place[np.concatenate(rows)], place[np.concatenate(columns)]
         matrix = scipy.sparse.coo_matrix((np.concatenate(values), (r, c)), shape=(len(outside),) * 2)
         matrix = scipy.sparse.csc_matrix(matrix + scipy.sparse.diags(away[outside]))
-        return cls(grid, outside, matrix, _weights(grid, start, place))
+        return cls(grid, outside, matrix, killed[outside], _weights(grid, start, place))
 
     def moments(self) -> tuple[float, float]:
         """Mean and variance of the time from the start."""
@@ -165,10 +185,9 @@ class _Killed:
             raise ValueError("the target is not reached from everywhere in the box: its mean passage time is infinite")
         # L v = −Σ rate (T(y) − T(x))²: no difference of large numbers
         moves = scipy.sparse.coo_matrix(self.matrix)
-        off = moves.row != moves.col
-        rate, r, c = -moves.data[off], moves.row[off], moves.col[off]
-        killed = np.asarray(self.matrix.sum(axis=1)).ravel()
-        spread = np.bincount(r, rate * (time[c] - time[r]) ** 2, len(time)) + np.maximum(killed, 0) * time**2
+        off = np.asarray(moves.row != moves.col)
+        rate, r, c = np.negative(moves.data)[off], moves.row[off], moves.col[off]
+        spread = np.bincount(r, rate * (time[c] - time[r]) ** 2, len(time)) + self.killed * time**2
         return float(self.weights @ time), float(self.weights @ solve(spread))
 
     def resolvent(self, z: complex) -> complex:
@@ -186,12 +205,19 @@ _WALL, _TARGET = -2, -1
 
 
 def _arms(
-    wide: Any, region: Region, grid: Grid, index: np.ndarray, live: np.ndarray, step: np.ndarray, inside: np.ndarray, walls: str
+    wide: Any,
+    region: Region,
+    grid: Grid,
+    index: np.ndarray,
+    live: np.ndarray,
+    step: np.ndarray,
+    inside: np.ndarray,
+    walls: str,
 ) -> tuple[np.ndarray, np.ndarray]:
     """How much of each jump is made, and where it ends: a cell, `_TARGET`, or `_WALL` (not made at all)."""
     shape = np.asarray(grid.shape)
     to = index + step
-    beyond = ((to < 0) | (to >= shape)).any(axis=1)
+    beyond = np.asarray(((to < 0) | (to >= shape)).any(axis=1))
     arm = np.ones(len(to))
     if walls == "periodic":
         to, beyond = to % shape, np.zeros(len(to), bool)
@@ -223,7 +249,9 @@ def _pair(weight: np.ndarray, slope: np.ndarray, up: np.ndarray, down: np.ndarra
     straight = up * down / (2 * weight) * (1 + slope * (up - down) / 6)
     time = np.where(flat, straight, time)
     odds = np.where(flat, (slope * weight * time + down) / (up + down), odds)
-    return np.where(plain, weight * fitted(slope), odds / time), np.where(plain, weight * fitted(-slope), (1 - odds) / time)
+    return np.where(plain, weight * fitted(slope), odds / time), np.where(
+        plain, weight * fitted(-slope), (1 - odds) / time
+    )
 
 
 def _weights(grid: Grid, start: np.ndarray, place: np.ndarray) -> np.ndarray:
@@ -252,7 +280,9 @@ def _factor(matrix: Any) -> Callable[[np.ndarray], np.ndarray]:
     try:
         return scipy.sparse.linalg.splu(matrix.tocsc(), permc_spec="MMD_AT_PLUS_A").solve
     except RuntimeError as error:
-        raise ValueError("the target is not reached from everywhere in the box: its mean passage time is infinite") from error
+        raise ValueError(
+            "the target is not reached from everywhere in the box: its mean passage time is infinite"
+        ) from error
 
 
 def _found_box(wide: Any, start: np.ndarray, region: Region) -> tuple[np.ndarray, np.ndarray]:
@@ -260,10 +290,8 @@ def _found_box(wide: Any, start: np.ndarray, region: Region) -> tuple[np.ndarray
     d = len(start)
     points = [start]
     if getattr(wide, "problem", None) is not None:
-        try:
+        with contextlib.suppress(ValueError):  # no minimum: the start alone
             points += list(wells(wide.problem)[0])
-        except ValueError:
-            pass
     points = np.array(points)
     f_at = Grid(start - 1e-3, start + 1e-3, (2,) * d)
     f, diffusion = rates(wide, f_at)
@@ -282,7 +310,9 @@ def _found_box(wide: Any, start: np.ndarray, region: Region) -> tuple[np.ndarray
         length = hi - lo
         lo, hi = lo - np.where(low, 0.3 * length, 0), hi + np.where(high, 0.3 * length, 0)
         if np.abs(np.r_[lo, hi]).max() > 1e6 * (1 + np.abs(points).max()):
-            raise ValueError("the mean first passage time is infinite: nothing brings the process back from far away; give a box")
+            raise ValueError(
+                "the mean first passage time is infinite: nothing brings the process back from far away; give a box"
+            )
     else:
         raise ValueError("no box was found that holds the process until it reaches the target: give box=(lo, hi)")
     cell = (hi - lo) / np.array([len(s) for s in share])

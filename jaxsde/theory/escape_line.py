@@ -1,6 +1,6 @@
 """Times of first passage on the line, by quadrature, for any drift and noise.
 
-With s = exp(−ψ), m = exp(ψ)/D and ψ = ∫ f/D (dX = f dt + scale · Σ^½ dW, D = scale² Σ/2), S = ∫ s, the time T and its variance V are
+With s = exp(−ψ), m = exp(ψ)/D, ψ = ∫ f/D (dX = f dt + scale · Σ^½ dW, D = scale² Σ/2), S = ∫ s, the time T and its variance V are
 
     T(x) = ∫ G(x, z) m(z) dz        V(x) = ∫ G(x, z) m(z) 2D(z) T′(z)² dz
 
@@ -75,7 +75,14 @@ class Line:
             lost = ~np.isfinite(psi)
             log_d = np.where(lost, 0.0, np.log(d))
         return cls(
-            edges, begin, open_end, x, np.log(half * _WEIGHTS), np.where(lost, -np.inf, psi - log_d), np.where(lost, 0, -psi), log_d
+            edges,
+            begin,
+            open_end,
+            x,
+            np.log(half * _WEIGHTS),
+            np.where(lost, -np.inf, psi - log_d),
+            np.where(lost, 0, -psi),
+            log_d,
         )
 
     def below(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -122,13 +129,13 @@ class Line:
         """The birth-death process on the edges: rates down and up ["panels + 1"]. An absorbing end has rates 0 and is left out by
         whoever solves; which edges are absorbing comes third."""
         half = np.diff(self.edges)[:, None] / 2
-        jump = logsumexp(self.scale + self.weight, axis=1)
+        jump = np.asarray(logsumexp(self.scale + self.weight, axis=1))
         top = self.scale.max(axis=1, keepdims=True)
         grown = half * (np.exp(self.scale - top) @ _PARTIAL.T)
         share = np.clip(grown / np.exp(jump[:, None] - top), 0.0, 1.0)
         with np.errstate(divide="ignore"):
-            left = logsumexp(self.speed + self.weight + np.log1p(-share), axis=1)
-            right = logsumexp(self.speed + self.weight + np.log(share), axis=1)
+            left = np.asarray(logsumexp(self.speed + self.weight + np.log1p(-share), axis=1))
+            right = np.asarray(logsumexp(self.speed + self.weight + np.log(share), axis=1))
         mass = np.logaddexp(np.r_[left, -np.inf], np.r_[-np.inf, right])
         absorbing = np.zeros(len(self.edges), bool)
         absorbing[-1], absorbing[0] = True, not self.open_end
@@ -149,7 +156,9 @@ class Rates:
         try:
             return self.sign * self.of.drift(self.sign * x), self.of.diffusion(self.sign * x)
         except ValueError as error:
-            raise ValueError(str(error).replace("no stationary density is known", "no passage time is known")) from error
+            raise ValueError(
+                str(error).replace("no stationary density is known", "no passage time is known")
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -204,9 +213,9 @@ def _width(rates: Rates, start: float) -> float:
 
 def _far_enough(line: Line) -> bool:
     for log_terms in line.integrands()[:2]:
-        panels = logsumexp(log_terms, axis=1)
+        panels = np.asarray(logsumexp(log_terms, axis=1))
         ends = panels[:4]
-        if not np.isfinite(panels).any() or np.nanmax(ends) > logsumexp(panels) - _DEEP:
+        if not np.isfinite(panels).any() or np.nanmax(ends) > np.logaddexp.reduce(panels) - _DEEP:
             return False
     return True
 

@@ -18,7 +18,9 @@ _POINTS = 41
 def saddle_between(wide: Any, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """The saddle with one direction down on the way from minimum a to minimum b. `ValueError` where none is found."""
     if np.linalg.norm(b - a) <= 1e-6 * (1 + np.abs(a).max()):
-        raise ValueError(f"start and end lie in the valley of one minimum, {np.array2string(a, precision=4)}: give ends in two valleys")
+        raise ValueError(
+            f"start and end lie in the valley of one minimum, {np.array2string(a, precision=4)}: give ends in two valleys"
+        )
     path = a + np.linspace(0, 1, _POINTS)[:, None] * (b - a)
     last = np.inf
     for round_ in range(400):
@@ -56,7 +58,11 @@ def polished(wide: Any, x: np.ndarray) -> np.ndarray:
     g = float64.evaluate(float64.grad, wide, x)
     values = np.linalg.eigvalsh(float64.evaluate(float64.hessian, wide, x))
     solid = np.abs(values).max()
-    if not (np.abs(g).max() <= 1e-8 * solid * (1 + np.abs(x).max()) and values[0] < -1e-9 * solid and (values[1:] > 1e-9 * solid).all()):
+    if not (
+        np.abs(g).max() <= 1e-8 * solid * (1 + np.abs(x).max())
+        and values[0] < -1e-9 * solid
+        and (values[1:] > 1e-9 * solid).all()
+    ):
         raise ValueError(f"{np.array2string(x, precision=4)} is no saddle with one direction down: give another start")
     return x
 
@@ -67,7 +73,9 @@ def _slide(wide: Any, path: np.ndarray) -> np.ndarray:
     gradient = float64.evaluate_many(float64.grad, wide, inner)
     sizes = np.linalg.norm(gradient, axis=1, keepdims=True)
     # the largest step that keeps neighbours in order: a fraction of their distance, and of the inverse curvature
-    change = np.linalg.norm(np.diff(gradient, axis=0), axis=1) / np.maximum(np.linalg.norm(np.diff(inner, axis=0), axis=1), 1e-300)
+    change = np.linalg.norm(np.diff(gradient, axis=0), axis=1) / np.maximum(
+        np.linalg.norm(np.diff(inner, axis=0), axis=1), 1e-300
+    )
     step = min(0.5 / max(change.max(), 1e-300), 0.5 * _spacing(path) / max(sizes.max(), 1e-300) * 4)
     moved = np.concatenate([path[:1], inner - step * gradient, path[-1:]])
     along = np.r_[0.0, np.cumsum(np.linalg.norm(np.diff(moved, axis=0), axis=1))]

@@ -5,7 +5,7 @@
 | SGD on examples | every minibatch with its odds: n for B = 1, C(n + B − 1, B) with replacement, C(n, B) without |
 | two_point and three_point surrogates, weak schemes | 2ᵐ and 3ᵐ outcomes of m variables |
 | gaussian surrogate, Euler–Maruyama | N(x − η∇L, η²Σ/B) and N(x + f dt, dt scale²Σ) |
-| another integrator | Gauss–Hermite nodes in each normal: all moments of the draws up to order 31, and no error where two counts of nodes agree |
+| another integrator | Gauss–Hermite nodes in each normal: all moments of the draws up to order 31 |
 """
 
 from __future__ import annotations
@@ -88,9 +88,13 @@ def step_law(chain: Any) -> StepLaw:
         gaussian = isinstance(chain.gradient, Surrogate) and chain.gradient.sampling == "gaussian"
     else:
         if chain.sde.dim > chain.dim or chain._remembers:
-            raise ValueError("a transfer operator needs a chain whose state is its position: no momenta, no remembered noise")
+            raise ValueError(
+                "a transfer operator needs a chain whose state is its position: no momenta, no remembered noise"
+            )
         autonomous(float64.widen(chain.sde))
-        gaussian = isinstance(chain.integrator, EulerMaruyama) and chain.draws.normals > 0 and chain.sde.noise.kind != "none"
+        gaussian = (
+            isinstance(chain.integrator, EulerMaruyama) and chain.draws.normals > 0 and chain.sde.noise.kind != "none"
+        )
     odds, drawn = _outcomes(chain, gaussian)
     wide = float64.widen(chain)
     method = f"{len(odds)} outcomes a step" + (", Gauss–Hermite" if chain.draws.normals else "")
@@ -129,7 +133,9 @@ def _outcomes(chain: Any, gaussian: bool) -> tuple[np.ndarray, Drawn]:
 
 def _product(values: np.ndarray, odds: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """All combinations of `count` independent variables, with their odds."""
-    index = np.array(list(itertools.product(range(len(values)), repeat=count)), int).reshape(len(values) ** count, count)
+    index = np.array(list(itertools.product(range(len(values)), repeat=count)), int).reshape(
+        len(values) ** count, count
+    )
     return values[index], np.prod(odds[index], axis=1)
 
 
@@ -139,7 +145,10 @@ def _batches(population: int, size: int, halves: int, scheme: str) -> tuple[np.n
         return np.zeros((1, 0), int), np.ones(1)
     if scheme == "independent":
         rows = np.array(list(itertools.combinations_with_replacement(range(population), size)), int)
-        repeats = [math.factorial(size) / math.prod(math.factorial(c) for c in np.unique(r, return_counts=True)[1]) for r in rows]
+        repeats = [
+            math.factorial(size) / math.prod(math.factorial(c) for c in np.unique(r, return_counts=True)[1])
+            for r in rows
+        ]
         odds = np.array(repeats) / float(population) ** size
     else:
         rows = np.array(list(itertools.combinations(range(population), size)), int)

@@ -1,15 +1,15 @@
 """The law of a chain without simulating it: its transfer operator P on a grid, in one and two dimensions.
 
-Where a step has finitely many outcomes, each cell's mass is spread evenly over the cell's image under each of them, and shared out to
-the cells it covers (Ulam's method): mass is kept, and nothing is negative. A step adds at most a quarter of a cell's square to the
-variance, so results are of second order in the size of a cell; a second, coarser grid gives the extrapolated values and their errors.
+Where a step has finitely many outcomes, each cell's mass is spread evenly over the cell's image under each of them, and shared out
+to the cells it covers (Ulam's method): mass is kept, and nothing is negative. A step adds at most a quarter of a cell's square to
+the variance, so results are of second order in the size of a cell; a coarser grid gives the extrapolated values and their errors.
 
 Where a step's noise is wide against a cell, masses are those of points, densities at the centres times the volume. A Gaussian step
 is then summed at the centres, a rule that converges faster than any power; many outcomes are interpolated between the centres by
 cubics, which keep the first three moments of a step exactly (of least squares, the covariance on any grid) and are of fourth order.
 
-The law of SGD need not have a density: with two-point noise and η > ½ it lives on a Cantor set. What is here is then the masses of cells;
-their relative entropy to any density grows by a constant at each halving, which is seen, and answered with infinity.
+The law of SGD need not have a density: with two-point noise and η > ½ it lives on a Cantor set. What is here is then the masses of
+cells; their relative entropy to any density grows by a constant at each halving, which is seen, and answered with infinity.
 
 Sources: Ulam (1960), A Collection of Mathematical Problems; Dellnitz and Junge (1999), SIAM J. Numer. Anal. 36, 491; Peres, Schlag
 and Solomyak (2000), "Sixty years of Bernoulli convolutions".
@@ -18,23 +18,20 @@ and Solomyak (2000), "Sixty years of Bernoulli convolutions".
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg
 
-from . import float64
 from .confine import wells
 from .lattice import Grid
 from .stationary import stationary_law
-from .step_law import StepLaw, step_law
+from .step_law import StepLaw
 
 CELLS = {1: 2048, 2: 128}
 _SCOUT = {1: 192, 2: 32}
-_MOST_ENTRIES = 1 << 26  # weights worked out for one operator
+MOST_ENTRIES = 1 << 26  # weights worked out for one operator
 _WIDE = 1.2  # a Gaussian step of at least so many cells is summed at the centres: the rule's error is e^(−2π²·1.2²)
 _REACH = {1: 8.5, 2: 6.5}  # standard deviations of a step
 _TAIL = {1: 1e-12, 2: 1e-9}
@@ -46,8 +43,10 @@ _DIRECT = {1: 1 << 14, 2: 1 << 11}  # cells up to which a stationary law is solv
 def transport(
     law: StepLaw, grid: Grid, *, closed: tuple[bool, bool] = (True, True), smooth: bool = True
 ) -> tuple[scipy.sparse.csr_matrix, bool]:
-    """P ["N N"] on the cells of a grid, and whether masses are those of points (`smooth`). What would leave the grid at its lower or upper ends goes
-    to the last cells where it is `closed`, else it is lost and rows sum to less than one."""
+    """P ["N N"] on the cells of a grid, and whether masses are those of points (`smooth`).
+
+    What would leave the grid at its lower or upper ends goes to the last cells where it is `closed`, else it is lost and rows sum
+    to less than one."""
     if law.gaussian:
         made = _gaussian(law, grid, closed)
         if made is not None:
@@ -57,7 +56,11 @@ def transport(
             "a Gaussian step is narrower than a cell here, or the noise is degenerate, and has too many normals for a quadrature: "
             "use more cells"
         )
-    if smooth and len(law.odds) >= MANY and (typical_step(law, grid.points[:: max(1, len(grid.points) // 64)], np.min) > _WIDE * grid.size).all():
+    if (
+        smooth
+        and len(law.odds) >= MANY
+        and (typical_step(law, grid.points[:: max(1, len(grid.points) // 64)], np.min) > _WIDE * grid.size).all()
+    ):
         return _interpolated(law, grid, closed), True
     return _spread(law, grid, closed), False
 
@@ -94,9 +97,9 @@ def _cubic(x: np.ndarray) -> np.ndarray:
 
 
 def _check_size(cells: int, each: int, outcomes: int) -> None:
-    if cells * each > _MOST_ENTRIES:
+    if cells * each > MOST_ENTRIES:
         raise ValueError(
-            f"{outcomes} outcomes a step on {cells} cells are more than can be summed here: use fewer cells, a smaller batch or fewer examples"
+            f"{outcomes} outcomes a step on {cells} cells are too many to sum: use fewer cells, a smaller batch or fewer examples"
         )
 
 
@@ -112,14 +115,15 @@ def _spread(law: StepLaw, grid: Grid, closed: tuple[bool, bool]) -> scipy.sparse
         odds = np.broadcast_to(law.odds[some], low.shape[:2])
         width = np.maximum(high - low, 1e-9)
         first = np.floor(low).astype(np.int64)
-        reach = (np.floor(high - 1e-12).astype(np.int64) - first).max(axis=(0, 1), initial=0)
+        last = np.floor(high - 1e-12).astype(np.int64)
+        reach = np.max(last - first, axis=(0, 1), initial=0)
         parts = []
         for offset in itertools.product(*(range(r + 1) for r in np.maximum(reach, 0))):
-            to = first + np.array(offset)
+            to = np.add(first, np.array(offset))
             share = np.clip(np.minimum(high, to + 1) - np.maximum(low, to), 0.0, None) / width
             share = np.where(high - low < 1e-9, np.array(offset) == 0, share).prod(axis=-1) * odds
             kept = (share > 0) & ((to >= 0) | closed[0]).all(axis=-1) & ((to < shape) | closed[1]).all(axis=-1)
-            number = np.ravel_multi_index(tuple(np.moveaxis(np.clip(to, 0, shape - 1), -1, 0)), grid.shape)
+            number = np.asarray(np.ravel_multi_index(tuple(np.moveaxis(np.clip(to, 0, shape - 1), -1, 0)), grid.shape))
             source = np.broadcast_to(cells[:, None], share.shape)
             parts.append((share[kept], source[kept], number[kept]))
         values, rows, columns = (np.concatenate(p) for p in zip(*parts, strict=True))
@@ -135,7 +139,8 @@ def _faces(law: StepLaw, grid: Grid, some: slice) -> tuple[np.ndarray, np.ndarra
         at = (law.images(edges, some) - grid.lo) / h
         if not np.isfinite(at).all():
             raise ValueError("a step leaves the range of the numbers: choose a smaller box or learning rate")
-        at = np.clip(at, -1e9, 1e9)
+        near = np.round(at)  # the ends of a support that a step keeps are edges, but for rounding
+        at = np.clip(np.where(np.abs(at - near) < 1e-9, near, at), -1e9, 1e9)
         return np.minimum(at[:-1], at[1:]), np.maximum(at[:-1], at[1:])
     centre = (law.images(grid.points, some) - grid.lo) / h
     half = np.empty_like(centre)
@@ -167,7 +172,7 @@ def _gaussian(law: StepLaw, grid: Grid, closed: tuple[bool, bool]) -> scipy.spar
     own = np.minimum(own, 2 * own.min(axis=0)) + 1
     reach = np.ceil(own.max(axis=0)).astype(int)
     shape = np.asarray(grid.shape)
-    if np.minimum(2 * own + 1, shape).prod(axis=1).sum() > _MOST_ENTRIES:
+    if np.minimum(2 * own + 1, shape).prod(axis=1).sum() > MOST_ENTRIES:
         raise ValueError(f"a Gaussian step reaches {2 * reach + 1} cells here, too many for {n} cells: use fewer")
     if d == 1 and reach[0] + 1 >= shape[0]:  # all cells from all
         away = np.arange(shape[0]) - at
@@ -199,8 +204,8 @@ def _normalised(matrix: scipy.sparse.csr_matrix, closed: tuple[bool, bool]) -> s
 
 def stationary(matrix: scipy.sparse.csr_matrix, dim: int = 1) -> np.ndarray:
     """π with π P = π, Σ π = 1. Nothing is negative that P does not make so, up to rounding."""
-    n = matrix.shape[0]
     transposed = scipy.sparse.csr_matrix(matrix.T)
+    n = len(matrix.indptr) - 1
     mass = np.full(n, 1.0 / n)
     direct = n <= _DIRECT[dim]
     for _ in range(64 if direct else 8):
@@ -214,11 +219,13 @@ def stationary(matrix: scipy.sparse.csr_matrix, dim: int = 1) -> np.ndarray:
         try:
             solved = scipy.sparse.linalg.splu(system, permc_spec="COLAMD").solve(source)
         except RuntimeError as error:
-            raise ValueError("the chain has more than one stationary law on this box: it does not get from one part to another") from error
+            raise ValueError(
+                "the chain has more than one stationary law on this box: it does not get from one part to another"
+            ) from error
         mass = np.empty(n)
         mass[pivot], mass[rest] = 1.0, solved
     else:
-        found = scipy.sparse.linalg.eigs(transposed, k=1, v0=mass, which="LR", ncv=60, tol=1e-13, maxiter=5000)[1][:, 0]
+        found = scipy.sparse.linalg.eigs(transposed, k=1, v0=mass, which="LR", ncv=60, tol=1e-13, maxiter=5000)[1][:, 0]  # pyright: ignore
         mass = (found / found[np.abs(found).argmax()]).real
     total = mass.sum()
     if not np.isfinite(total) or not abs(total) > 0.5 * np.abs(mass).sum():
@@ -242,16 +249,22 @@ def found_box(law: StepLaw) -> tuple[np.ndarray, np.ndarray]:
         grid = Grid(lo, hi, (_SCOUT[d],) * d)
         mass = np.maximum(stationary(transport(law, grid, smooth=False)[0], d), 0).reshape(grid.shape)
         share = [mass.sum(axis=tuple(b for b in range(d) if b != a)) for a in range(d)]
-        middle = np.array([np.ptp(np.interp((0.16, 0.84), np.cumsum(s), x)) / 2 for s, x in zip(share, grid.axes, strict=True)])
+        middle = np.array(
+            [np.ptp(np.interp((0.16, 0.84), np.cumsum(s), x)) / 2 for s, x in zip(share, grid.axes, strict=True)]
+        )
         narrow = np.minimum(core, np.maximum(middle, grid.size / 2))
         enough = hi - lo > _WIDEST[d] * narrow + np.ptp(points, axis=0)
-        low, high = (np.array([s[part].max() > _TAIL[d] for s in share]) & ~enough for part in (slice(0, 2), slice(-2, None)))
+        low, high = (
+            np.array([s[part].max() > _TAIL[d] for s in share]) & ~enough for part in (slice(0, 2), slice(-2, None))
+        )
         if low.any() or high.any():
             if done:
                 break
             lo, hi = lo - np.where(low, 0.3 * (hi - lo), 0), hi + np.where(high, 0.3 * (hi - lo), 0)
             if max(np.abs(lo).max(), np.abs(hi).max()) > 1e5 * size:
-                raise ValueError("no stationary law: the chain runs away (a learning rate beyond the stability edge, or tails too heavy)")
+                raise ValueError(
+                    "no stationary law: the chain runs away (a learning rate beyond the stability edge, or tails too heavy)"
+                )
             continue
         # on a smaller box the cells are smaller and blur the law less: once more, until that changes nothing
         spans = [np.flatnonzero(s > _TAIL[d]) for s in share]
