@@ -52,7 +52,7 @@ class FirstPassage:
     O(√k dt) (`theory.mean_first_passage(…, watched=…)` is the answer to compare with); of a chain with `every=1` they are exact.
 
     `metrics.passage_times(run, name)` gives the interval, the survival curve with its band, and the censored. It is read at `bins`
-    equal stretches of the looks. A chain that diverged counts nowhere.
+    equal stretches of the looks. A chain that diverged before it arrived counts nowhere; one that did later has arrived.
 
     Raises `TypeError` for a region that is no function, or gives no bool or number.
     """
@@ -96,7 +96,8 @@ class FirstPassage:
             jnp.where(fresh, now, acc.first),
             now,
         )
-        return cleared(new, alive)
+        # that a chain arrived stays true whatever becomes of it there: beyond a barrier it may well diverge
+        return cleared(new, alive | ~waiting)
 
     def merge(self, acc: Watch | Passages) -> Passages:
         parts = acc if isinstance(acc, Passages) else self._one_by_one(acc)

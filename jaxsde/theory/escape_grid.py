@@ -108,9 +108,9 @@ def grid_passage(wide: Any, start: np.ndarray, region: Region, box: Any, cells: 
     )
     mean, variance = t2 + (t2 - t1) / 3, v2 + (v2 - v1) / 3
 
-    # of the extrapolated values: what they were on grids half as fine, and not less than a third of what was extrapolated
+    # of the extrapolated values: what they were on grids half as fine, and not less than three quarters of what was extrapolated
     def error(value: float, fine: float, coarse: float, coarsest: float) -> float:
-        return max(abs(value - coarse - (coarse - coarsest) / 3), abs(fine - coarse) / 10)
+        return max(abs(value - coarse - (coarse - coarsest) / 3), abs(fine - coarse) / 4)
 
     def resolvent(z: complex) -> complex:
         a, b = fine.resolvent(z), coarse.resolvent(z)
