@@ -113,9 +113,9 @@ def test_cross_terms_that_vary():
     for each in found:
         within(each, *LINE, share=3.0)
     assert found[0].error > 3.5 * found[1].error  # second order
-    # what leaves first by y₂ < ½ instead: cross terms of the other sign are another process
-    leave = lambda x: jnp.maximum(x[0], 0.2 - x[1])  # noqa: E731
-    right, wrong = (theory.mean_first_passage(bent(a), [-1.0, A], leave, cells=64) for a in (A, -A))
+    # cross terms of the other sign are another process, with a y₂ that is pushed about: by a target that looks at it, too
+    leave = lambda x: jnp.maximum(x[0], 1.2 - (x[1] - A * x[0] ** 2 + 1.5) ** 2)  # noqa: E731
+    right, wrong = (theory.mean_first_passage(bent(a), [-1.0, A], leave, cells=96) for a in (A, -A))
     assert abs(right.mean - wrong.mean) > 5 * (right.error + wrong.error)
 
 

@@ -16,8 +16,8 @@ from ..statistics.sums import integers
 @dataclass(frozen=True)
 class PassageTimes:
     """`mean` as an `Estimate`; `times` ["k"] and `survival`, the share of chains that had not arrived by then, with its band
-    `low` … `high`; how many of the chains arrived, how many were censored (outside to the end), and how many diverged (those that had
-    arrived before count as arrived, the others nowhere)."""
+    `low` … `high`; how many of the chains arrived, how many were censored (outside to the end), and how many diverged (those that
+    had arrived before count as arrived, the others nowhere)."""
 
     mean: Estimate
     times: np.ndarray

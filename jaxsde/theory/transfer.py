@@ -174,10 +174,11 @@ def _gaussian(law: StepLaw, grid: Grid, closed: tuple[bool, bool]) -> scipy.spar
     shape = np.asarray(grid.shape)
     if np.minimum(2 * own + 1, shape).prod(axis=1).sum() > MOST_ENTRIES:
         raise ValueError(f"a Gaussian step reaches {2 * reach + 1} cells here, too many for {n} cells: use fewer")
+    home = np.asarray(np.ravel_multi_index(tuple(np.clip(np.round(at).astype(np.int64), 0, shape - 1).T), grid.shape))
     if d == 1 and reach[0] + 1 >= shape[0]:  # all cells from all
         away = np.arange(shape[0]) - at
         dense = np.exp(-0.5 * away**2 * inverse[:, :, 0]) / norm[:, None]
-        return _normalised(scipy.sparse.csr_matrix(dense), closed)
+        return _normalised(scipy.sparse.csr_matrix(dense), closed, home)
     values, rows, columns = [], [], []
     near = np.round(at).astype(np.int64)
     for offset in itertools.product(*(range(-r, r + 1) for r in reach)):
@@ -190,16 +191,21 @@ def _gaussian(law: StepLaw, grid: Grid, closed: tuple[bool, bool]) -> scipy.spar
         columns.append(np.ravel_multi_index(tuple(to[inside][kept].T), grid.shape))
         values.append(weight[kept])
     entries = (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns)))
-    return _normalised(scipy.sparse.csr_matrix(entries, shape=(n, n)), closed)
+    return _normalised(scipy.sparse.csr_matrix(entries, shape=(n, n)), closed, home)
 
 
-def _normalised(matrix: scipy.sparse.csr_matrix, closed: tuple[bool, bool]) -> scipy.sparse.csr_matrix:
+def _normalised(
+    matrix: scipy.sparse.csr_matrix, closed: tuple[bool, bool], home: np.ndarray
+) -> scipy.sparse.csr_matrix:
+    """Rows that sum to one; from where a step leaves the grid it goes to `home`, the cell nearest to its mean."""
     if closed != (True, True):  # what is lost at an end must stay lost
         return matrix
     rows = np.asarray(matrix.sum(axis=1)).ravel()
-    lost = rows < 1e-3  # a cell from which a step leaves the grid: none comes there either
+    lost = rows < 1e-3
     matrix.data *= np.repeat(np.where(lost, 0.0, 1 / np.where(lost, 1.0, rows)), np.diff(matrix.indptr))
-    return scipy.sparse.csr_matrix(matrix + scipy.sparse.diags(lost.astype(float))) if lost.any() else matrix
+    far = np.flatnonzero(lost)
+    moved = scipy.sparse.coo_matrix((np.ones(len(far)), (far, home[far])), shape=matrix.shape)
+    return scipy.sparse.csr_matrix(matrix + moved)
 
 
 def stationary(matrix: scipy.sparse.csr_matrix, dim: int = 1) -> np.ndarray:
