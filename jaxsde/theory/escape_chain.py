@@ -7,18 +7,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 import scipy.sparse
 import scipy.sparse.linalg
 
-from .escape_grid import Region, given_box
+from .escape_grid import Region, given_box, whole
 from .lattice import Grid
 from .step_law import StepLaw, step_law
-from .transfer import CELLS, anchors, transport, typical_step
+from .transfer import CELLS, REACH, WIDE, anchors, transport, typical_step
 
 _SCOUT = {1: 256, 2: 40}
 _SHARE = 1e-11
 _PARTS = 8  # points along each side of a cell, by which the part of it in the region is measured
 _SETTLED = 1e-13
+_FULL = 0.02  # of a matrix that is not zero, from where elimination takes it as full
+_MOST = 1 << 24  # weights of one operator that a default grid may have
 
 
 @dataclass(frozen=True)
@@ -51,31 +54,41 @@ def chain_passage(
     if box is not None and ends is not None and None not in ends:
         raise ValueError("two ends are the box: leave box out")
     lo, hi = where.found_box() if box is None else where.ended(*given_box(box, start))
-    count = _count(law, lo, hi) if cells is None else int(cells)
-    fine, coarse = (_Outside.build(where, lo, hi, n) for n in (count, count // 2))
+    counts = _counts(law, lo, hi, None if cells is None else whole(cells))
+    fine, coarse = (_Outside.build(where, lo, hi, n) for n in counts)
     (t2, v2), (t1, v1) = fine.moments(), coarse.moments()
-    mean, variance = t2 + (t2 - t1) / 3, v2 + (v2 - v1) / 3
-    dt = law.dt
+    # of second order in the cells, where both grids use one rule
+    share = 1 / ((coarse.grid.size / fine.grid.size).max() ** 2 - 1) if fine.smooth == coarse.smooth else 0.0
+    mean, variance, dt = t2 + share * (t2 - t1), v2 + share * (v2 - v1), law.dt
 
     def survival(t: np.ndarray) -> np.ndarray:
         steps = np.floor(t / dt * (1 + 1e-12) + 1e-9).astype(np.int64)
         a, b = fine.survival(steps), coarse.survival(steps)
-        return np.clip(a + (a - b) / 3, 0.0, 1.0)
+        return np.clip(a + share * (a - b), 0.0, 1.0)
 
-    errors = abs(t2 - t1) / 3 * dt, abs(v2 - v1) / 3 * dt**2
+    errors = abs(t2 - t1) * (share or 1.0) * dt, abs(v2 - v1) * (share or 1.0) * dt**2
     kind = "the exact Gaussian kernel" if fine.smooth else law.method
     shape = " × ".join(map(str, fine.grid.shape))
     return ChainPassage(mean * dt, variance * dt**2, *errors, f"transfer operator on {shape} cells, {kind}", survival)
 
 
-def _count(law: StepLaw, lo: np.ndarray, hi: np.ndarray) -> int:
-    count = CELLS[law.dim]
-    if law.gaussian:  # wide enough for the Gaussian rule on the coarser of the two grids
-        points = Grid(lo, hi, (16,) * law.dim).points
-        narrow = np.sqrt(np.linalg.eigvalsh(law.moments(points)[1])[:, 0].clip(0).min())
-        least = int(np.ceil(3 * float((hi - lo).max()) / narrow / 2)) * 2 if narrow > 0 else count
-        count = min(max(least, count // 4), 2 * count)
-    return count
+def _counts(law: StepLaw, lo: np.ndarray, hi: np.ndarray, cells: int | None) -> tuple[int, int]:
+    """Cells along the longest side of two grids: the finer is the given one, or as fine as is cheap."""
+    count = cells or CELLS[law.dim]
+    if not law.gaussian:
+        return count, count // 2
+    # a Gaussian step is wide against a cell of the coarser grid, too, if that can be afforded
+    covariance = law.moments(Grid(lo, hi, (16,) * law.dim).points)[1]
+    narrow = np.sqrt(np.linalg.eigvalsh(covariance)[:, 0].clip(0).min())
+    length = float((hi - lo).max())
+    least = int(np.ceil(1.02 * WIDE * length / narrow)) if narrow > 0 else count
+    if cells is None:
+        wide = np.sqrt(np.einsum("nii->ni", covariance))
+        reach = 2 * REACH[law.dim] * np.minimum(wide, 2 * wide.min(axis=0)).max(axis=0) / length
+        count = min(max(2 * least, count // 4), 2 * count)
+        while count > 48 and np.prod(count * (hi - lo) / length) * np.prod(reach * count + 3) > _MOST:
+            count = int(0.95 * count)
+    return count, min(max(count // 2, least), int(0.8 * count))
 
 
 @dataclass(frozen=True)
@@ -153,6 +166,9 @@ class _Outside:
     def _solve(self, transpose: bool = False) -> Callable[[np.ndarray], np.ndarray]:
         q = self.matrix.T if transpose else self.matrix
         system = (scipy.sparse.identity(len(self.first)) - q).tocsc()
+        if system.nnz > _FULL * len(self.first) ** 2:
+            factors = scipy.linalg.lu_factor(system.toarray(), check_finite=False)
+            return lambda b: scipy.linalg.lu_solve(factors, b, check_finite=False)
         try:
             return scipy.sparse.linalg.splu(system, permc_spec="COLAMD").solve
         except RuntimeError as error:

@@ -95,7 +95,7 @@ def grid_passage(wide: Any, start: np.ndarray, region: Region, box: Any, cells: 
     d = len(start)
     if region.inside(wide, start[None])[0]:
         raise ValueError(f"the start {np.array2string(start, precision=4)} lies in the target: its passage time is 0")
-    count = _CELLS[d] if cells is None else _whole(cells)
+    count = _CELLS[d] if cells is None else whole(cells)
     if box is None:
         if walls != "reflecting":
             raise ValueError(f'walls="{walls}" need a box: box=(lo, hi)')
@@ -332,7 +332,7 @@ def given_box(box: Any, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return lo, hi
 
 
-def _whole(cells: Any) -> int:
+def whole(cells: Any) -> int:
     if isinstance(cells, bool) or not isinstance(cells, int | np.integer) or cells < 32:
         raise ValueError(f"cells must be a whole number of at least 32, got {cells!r}")
     return int(cells)

@@ -32,8 +32,8 @@ from .step_law import StepLaw
 CELLS = {1: 2048, 2: 128}
 _SCOUT = {1: 192, 2: 32}
 MOST_ENTRIES = 1 << 26  # weights worked out for one operator
-_WIDE = 1.2  # a Gaussian step of at least so many cells is summed at the centres: the rule's error is e^(−2π²·1.2²)
-_REACH = {1: 8.5, 2: 6.5}  # standard deviations of a step
+WIDE = 1.2  # a Gaussian step of at least so many cells is summed at the centres: the rule's error is e^(−2π²·1.2²)
+REACH = {1: 8.5, 2: 6.5}  # standard deviations of a step
 _TAIL = {1: 1e-12, 2: 1e-9}
 _WIDEST = {1: 60.0, 2: 14.0}  # of a box, in standard deviations of a law with heavy tails
 MANY = 16  # outcomes a step from which their images are taken to fill the cells between them
@@ -59,7 +59,7 @@ def transport(
     if (
         smooth
         and len(law.odds) >= MANY
-        and (typical_step(law, grid.points[:: max(1, len(grid.points) // 64)], np.min) > _WIDE * grid.size).all()
+        and (typical_step(law, grid.points[:: max(1, len(grid.points) // 64)], np.min) > WIDE * grid.size).all()
     ):
         return _interpolated(law, grid, closed), True
     return _spread(law, grid, closed), False
@@ -162,12 +162,12 @@ def _gaussian(law: StepLaw, grid: Grid, closed: tuple[bool, bool]) -> scipy.spar
     scaled = covariance / (h[:, None] * h)
     if not (np.isfinite(mean).all() and np.isfinite(scaled).all()):
         raise ValueError("a step leaves the range of the numbers: choose a smaller box or learning rate")
-    if np.linalg.eigvalsh(scaled)[:, 0].min() < _WIDE**2:
+    if np.linalg.eigvalsh(scaled)[:, 0].min() < WIDE**2:
         return None
     inverse = np.linalg.inv(scaled)
     norm = np.sqrt(np.linalg.det(2 * np.pi * scaled))
     at = (mean - grid.lo) / h - 0.5
-    own = _REACH[d] * np.sqrt(np.einsum("nii->ni", scaled))
+    own = REACH[d] * np.sqrt(np.einsum("nii->ni", scaled))
     # far out, where Σ is large and the law is not, a step is cut short at twice what it is somewhere
     own = np.minimum(own, 2 * own.min(axis=0)) + 1
     reach = np.ceil(own.max(axis=0)).astype(int)
