@@ -13,7 +13,19 @@ from .estimate import Estimate, jackknife, richardson_romberg
 from .problems.problem import FiniteSum, Potential, finite_sum, potential
 from .random import key
 from .report.verdict import Verdict, is_gibbs, verdict_statistics
-from .statistics import Autocovariance, Course, Covariance, Extremes, Histogram, Mean, MeanLoss, Moments, Samples, of
+from .statistics import (
+    Autocovariance,
+    Course,
+    Covariance,
+    Extremes,
+    FirstPassage,
+    Histogram,
+    Mean,
+    MeanLoss,
+    Moments,
+    Samples,
+    of,
+)
 from .stepping.chains import integrate, sgd, svag
 from .stepping.couplings import coupled, difference, extrapolated, two_levels
 from .stepping.integrators import (
@@ -45,6 +57,7 @@ __all__ = [
     "ExactLinear",
     "Extremes",
     "FiniteSum",
+    "FirstPassage",
     "Heun",
     "Histogram",
     "LeimkuhlerMatthews",

@@ -17,6 +17,7 @@ from jaxsde.statistics import (
     Autocovariance,
     Covariance,
     Extremes,
+    FirstPassage,
     Histogram,
     Mean,
     MeanLoss,
@@ -41,9 +42,12 @@ CASES = {
     "of": of(lambda phi: jnp.stack([phi[0] * phi[1], phi[0], phi[1] ** 2]), Covariance()),
     "mean_loss": MeanLoss(WELL),
     "course": STATISTICS["course"](4),
+    "first_passage": FirstPassage(lambda phi: phi[0] + phi[1] ** 2 > 1.5, bins=5),
 }
 # shared by all chains: what a chain did before it diverged stays in
 SHARED = {"histogram"}
+# a chain that arrived before it diverged has arrived
+ARRIVALS = {"first_passage"}
 by_name = pytest.mark.parametrize("name", CASES)
 seeds = st.integers(0, 2**32 - 1)
 
@@ -138,11 +142,12 @@ def test_a_chain_that_dies_leaves_no_trace(name, seed, dead, when):
     if name in SHARED:
         assert integers(got.counted).sum() == alive.sum()
         return
+    stays = name in ARRIVALS and bool((x[:when, dead, 0] + x[:when, dead, 1] ** 2 > 1.5).any())
     never = np.ones((TIMES, CHAINS), bool)
-    never[:, dead] = False
+    never[:, dead] = stays
     expected = _run(name, x, alive=never)
     _agree(statistic.result(statistic.merge(got)), statistic.result(statistic.merge(jax.device_get(expected))))
-    assert integers(got.counted).reshape(-1)[dead] == 0
+    assert integers(got.counted).reshape(-1)[dead] == (TIMES if stays else 0)
 
 
 @by_name
@@ -172,6 +177,10 @@ def test_results_are_those_of_numpy(seed, shift, scale):
     for row, lag in zip(results["autocovariance"], CASES["autocovariance"].lags, strict=True):
         expected = np.einsum("tci,tcj->ij", z[lag:], z[: TIMES - lag]) / ((TIMES - lag) * CHAINS)
         assert_allclose(row, expected, atol=3e-6 * scale * (scale + ulp))
+    inside = x[..., 0].astype(np.float64) + x[..., 1].astype(np.float64) ** 2 > 1.5
+    first = np.where(inside.any(axis=0), inside.argmax(axis=0) + 1, TIMES)
+    with np.errstate(divide="ignore"):
+        assert_allclose(results["first_passage"], np.float64(first.sum()) / inside.any(axis=0).sum(), rtol=1e-12)
     losses = ((flat**2 - 1) ** 2).sum(axis=1) / 4
     assert np.ndim(results["mean_loss"]) == 0
     assert_allclose(results["mean_loss"], losses.mean(), rtol=1e-5)

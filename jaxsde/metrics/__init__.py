@@ -2,6 +2,10 @@
 
 from .distances import MomentDistance, moment_distance, total_variation
 from .kl import kl_between, kl_to_gibbs
+from .passage import PassageTimes, passage_times
 from .temperature import fit_temperature
 
-__all__ = ["MomentDistance", "fit_temperature", "kl_between", "kl_to_gibbs", "moment_distance", "total_variation"]
+__all__ = [
+    "MomentDistance", "PassageTimes", "fit_temperature", "kl_between", "kl_to_gibbs", "moment_distance", "passage_times",
+    "total_variation",
+]  # fmt: skip

@@ -11,6 +11,7 @@ Every accumulator has a `counted` (a `sums.Count` of positions taken in), by whi
 | course.py | Course |
 | samples.py | Extremes, Samples |
 | observables.py | of(f, statistic), MeanLoss |
+| passage.py | FirstPassage |
 | sums.py | compensated sums, exact counts, the fixed-order merge |
 """
 
@@ -19,9 +20,10 @@ from .course import COURSE, Course
 from .histogram import HISTOGRAM, Histogram
 from .moments import MOMENTS, Covariance, Mean, Moments
 from .observables import OBSERVABLES, MeanLoss, Of, of
+from .passage import PASSAGE, FirstPassage
 from .samples import SAMPLES, Extremes, Samples, Thinned
 
-STATISTICS = MOMENTS | HISTOGRAM | CORRELATION | COURSE | SAMPLES | OBSERVABLES
+STATISTICS = MOMENTS | HISTOGRAM | CORRELATION | COURSE | SAMPLES | OBSERVABLES | PASSAGE
 
 __all__ = [
     "STATISTICS",
@@ -29,6 +31,7 @@ __all__ = [
     "Course",
     "Covariance",
     "Extremes",
+    "FirstPassage",
     "Histogram",
     "Mean",
     "MeanLoss",
