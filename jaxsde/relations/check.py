@@ -61,7 +61,7 @@ class Report:
             lines.append(f"{r.relation:<24}{numbers}  {_SAID[r.reading]}  {r.formula}{which}")
         lines.append(f"stationary: {self.stationary.reading} ({self.stationary.sentence})")
         lines.append(f"odds that chance alone fails a row: {self.false_alarm:g}")
-        lines += [f"{r.relation}: {r.sentence}" for r in self.rows if "bias" in r.sentence]
+        lines += dict.fromkeys(r.sentence.rsplit("; ", 1)[-1] for r in self.rows if "bias" in r.sentence)
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
