@@ -104,7 +104,7 @@ def test_counts_are_exact_where_a_launch_passes_the_words(monkeypatch):
     see, seen = looking.part(slice(0, 16)), 0
     looking.pending = (1 << 32) - 200
     for samples in (10, 10):
-        see(np.zeros((samples, 2, 16), np.float32), np.ones((samples, 16), np.uint8), np.zeros(samples, np.float32))
+        see(np.zeros((1, samples, 2, 16), np.float32), np.ones((1, samples, 16), np.uint8), np.zeros(samples, np.float32))
         seen += 16 * samples
     done = looking.done()["boxes"]
     assert len(emptied) == 2 and int(histogram["boxes"].counts(jax.tree.map(lambda a: a[0], done)).sum()) == seen

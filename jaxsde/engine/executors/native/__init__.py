@@ -25,9 +25,9 @@ from ..xla import compiled, memory_bytes
 from . import build, floats, kernel, memory
 from .looks import Looking, looks
 
-_BUFFER_BYTES = 1 << 21  # of positions, between two looks of the statistics
+_BUFFER_BYTES = 1 << 20  # of positions, between two looks of the statistics
 _SAMPLES = 64
-_ARGUMENTS = (*[ctypes.c_void_p] * 8, ctypes.c_int64, ctypes.c_uint32, ctypes.c_uint32, *[ctypes.c_int64] * 4)
+_ARGUMENTS = (*[ctypes.c_void_p] * 8, ctypes.c_int64, ctypes.c_uint32, ctypes.c_uint32, *[ctypes.c_int64] * 6)
 
 
 def refuses(chain: Any, state: Any, dtype: Any, platform: str, *, wanted: bool) -> str | None:
@@ -176,11 +176,15 @@ class Program:
         dt, begin = np.asarray(chain.dt, self.dtype), np.asarray(number(span.clock, self.dtype))
         shared, state = memory.pointers(tables), [row for r in held.state for row in r]
         never = 1 << 62
+        memory_of = np.empty(self.samples * self.dim * self.part, self.dtype), np.empty(self.samples * self.part, np.uint8)
         for start in range(0, self.lanes, self.part):
             part = slice(start, min(start + self.part, self.lanes))
             size = part.stop - start
-            out = np.empty((self.samples, self.dim, size), self.dtype)
-            seen = np.empty((self.samples, size), np.uint8)
+            # The code keeps the samples of a vector of chains together; XLA wants all chains side by side.
+            width = size if rest else self.code.width
+            out = memory_of[0][: self.samples * self.dim * size].reshape(-1, self.samples, self.dim, width)
+            seen = memory_of[1][: self.samples * size].reshape(-1, self.samples, width)
+            living = None if alive[part].all() else alive[part].reshape(-1, 1, width).view(np.uint8)
             rows, see = memory.pointers(state, start), ours.part(part) if ours is not None else None
             each = (ids[0], ids[1], held.alive, held.survived)
             step, last = int(span.begin), int(span.end)
@@ -192,18 +196,20 @@ class Program:
                     ctypes.addressof(rows), ctypes.addressof(shared), *(a[start:].ctypes.data for a in each), out.ctypes.data,
                     seen.ctypes.data, size, int(words[0]), int(words[1]), clock + step, clock + stop,
                     first_look - step if looking else never, self.every if looking else never,
+                    self.samples, width,
                 )  # fmt: skip
                 if due:
-                    lived = (seen[:due] != 0) & alive[part]
+                    if living is not None:
+                        np.bitwise_and(seen, living, out=seen)
                     if see is not None:
                         steps = (first_look + self.every * np.arange(due)).astype(self.dtype)
-                        see(out[:due], lived, (begin + steps) * dt)
+                        see(out, seen, (begin + steps) * dt)
                     if rest:
                         assert self.look is not None
-                        full = np.zeros(seen.shape, bool)
-                        full[:due] = lived
+                        full = np.zeros(seen.shape[1:], bool)
+                        full[:due] = seen[0, :due] != 0
                         found = self.look(
-                            chain, rest, self._rest(accumulators), span.clock, out, full, np.int32(first_look), np.int32(due)
+                            chain, rest, self._rest(accumulators), span.clock, out[0], full, np.int32(first_look), np.int32(due)
                         )
                         accumulators = {**accumulators, **jax.block_until_ready(found)}  # before the buffer is written again
                 step = stop

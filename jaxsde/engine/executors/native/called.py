@@ -89,6 +89,6 @@ def _run(
     each = (low, high, alive, survived, survived, survived)  # nobody looks, so nothing is written to the last two
     code.call(
         ctypes.addressof(state_at), ctypes.addressof(tables_at), *(a.ctypes.data for a in each), lanes,
-        int(key[0]), int(key[1]), first_step, first_step + steps, _NEVER, _NEVER,
+        int(key[0]), int(key[1]), first_step, first_step + steps, _NEVER, _NEVER, 0, lanes,
     )  # fmt: skip
     return _Part([r.T[:size].reshape(a.shape) for r, a in zip(rows, state, strict=True)], alive[:size] != 0)

@@ -19,7 +19,7 @@ from .writer import Writer, stored
 ARGUMENTS = (
     "ptr noalias %state, ptr noalias %tables, ptr noalias %chain0, ptr noalias %chain1, ptr noalias %alive, "
     "ptr noalias %survived, ptr noalias %out, ptr noalias %out_alive, i64 %chains, i32 %key0, i32 %key1, i64 %first, "
-    "i64 %last, i64 %until, i64 %every"
+    "i64 %last, i64 %until, i64 %every, i64 %room, i64 %width"
 )
 
 
@@ -29,7 +29,8 @@ def source(fast: Steps, masked: Steps, lanes: int, machine: Machine) -> str:
     state, tables      pointers to the rows of the state, [chains] each, and to the arrays that chains share
     chain0, chain1     the two words of each chain's number
     alive, survived    bytes and uint32, read and written
-    out, out_alive     positions [samples, d, chains] and whether the chain lived, bytes [samples, chains]
+    out, out_alive     positions [chains / width, room, d, width] and whether the chain lived, bytes [chains / width, room, width]:
+                       room for so many samples of a number of chains that lie side by side
     first … last       the steps to take; the statistics look `until` steps after `first`, then every `every` steps
     """
     return _Kernel(fast, masked, lanes, machine).text()
@@ -60,6 +61,8 @@ class _Kernel:
 
         b.label("vector")
         b.line("%i = phi i64 [ 0, %entry ], [ %i.next, %store ]")
+        b.line("%column = urem i64 %i, %width")
+        b.line(f"%rows = mul i64 {b.let('udiv i64 %i, %width')}, %room")  # samples of the blocks before
         before = []
         for r, scalar in enumerate(scalars):
             before.append(b.load(scalar, b.let(f"getelementptr {stored(scalar)}, ptr {self.rows[r]}, i64 %i")))
@@ -185,11 +188,12 @@ class _Kernel:
         b.line(f"br i1 {due}, label %{label}.sample, label %{label}.next")
         b.label(f"{label}.sample")
         scalar = TYPES[position[0].dtype.name]
+        sample = b.let(f"add i64 %rows, {slot}")
         for d, value in enumerate(values):
-            row = b.let(f"add i64 {b.let(f'mul i64 {slot}, {len(values)}')}, {d}")
-            place = b.let(f"add i64 {b.let(f'mul i64 {row}, %chains')}, %i")
+            row = b.let(f"add i64 {b.let(f'mul i64 {sample}, {len(values)}')}, {d}")
+            place = b.let(f"add i64 {b.let(f'mul i64 {row}, %width')}, %column")
             b.store(scalar, value, b.let(f"getelementptr {scalar}, ptr %out, i64 {place}"))
-        place = b.let(f"add i64 {b.let(f'mul i64 {slot}, %chains')}, %i")
+        place = b.let(f"add i64 {b.let(f'mul i64 {sample}, %width')}, %column")
         flags = "splat (i1 true)" if living is None else living
         b.store("i1", flags, b.let(f"getelementptr i8, ptr %out_alive, i64 {place}"))
         b.line(f"br label %{label}.next")

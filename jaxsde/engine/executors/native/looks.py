@@ -8,7 +8,7 @@ statistics that are neither stay with XLA.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -28,8 +28,8 @@ _ROWS = 400  # numbers of each chain's accumulators: of more, LLVM would take lo
 _TOGETHER = 4  # samples that a number takes in before it goes back to memory
 _COPIES = 4  # of the counts of a row
 ARGUMENTS = (
-    "ptr noalias %rows, ptr noalias %tables, ptr noalias %out, ptr noalias %alive, ptr noalias %counts, ptr noalias %bases, "
-    "ptr noalias %times, i64 %chains, i64 %samples"
+    "ptr noalias %numbers, ptr noalias %tables, ptr noalias %out, ptr noalias %alive, ptr noalias %counts, ptr noalias %bases, "
+    "ptr noalias %times, i64 %chains, i64 %samples, i64 %room, i64 %width"
 )
 
 
@@ -71,7 +71,7 @@ class Looks:
                 for names in ((self.own, []), ([], self.counting))
             )
             self.built = build.build(_Source(own, counting, self.dim, dtype, build.machine()).text())
-            kinds = (*[ctypes.c_void_p] * 7, ctypes.c_int64, ctypes.c_int64)
+            kinds = (*[ctypes.c_void_p] * 7, *[ctypes.c_int64] * 4)
             self.call = ctypes.CFUNCTYPE(None, *kinds)(self.built.address("advance"))
 
 
@@ -84,10 +84,11 @@ class Looking:
     def __init__(self, code: Looks, statistics: dict, accumulators: dict, lanes: int, rows: int):
         self.code, self.statistics, self.accumulators, self.lanes = code, statistics, accumulators, lanes
         self.own = {name: accumulators[name] for name in code.own}
-        self.numbers = [
-            np.array(np.reshape(leaf, (lanes, -1)).T, memory.row_bytes(leaf.dtype), order="C")
-            for leaf in jax.tree.leaves(self.own)
-        ]
+        # What belongs to a vector of chains lies together: [lanes / LANES, numbers, LANES], in bytes.
+        leaves = [np.reshape(leaf, (lanes // LANES, LANES, -1)) for leaf in jax.tree.leaves(self.own)]
+        self.vectors = memory.aligned(lanes // LANES, sum(a.shape[-1] for a in leaves), _slot_bytes(a.dtype for a in leaves))
+        for leaf, place in zip(leaves, self._places(), strict=True):
+            place[...] = leaf.transpose(0, 2, 1)
         shapes = [_counters(statistics[name]) for name in code.counting]
         self.counts = [np.zeros((rows, *shape), np.uint32) for shape in shapes]
         row, lane = np.arange(lanes) // (lanes // rows), np.arange(lanes)
@@ -95,9 +96,19 @@ class Looking:
         self.tables = memory.tables(jax.tree.leaves({n: statistics[n] for n in sorted(statistics)}))
         self.pending = 0
 
+    def _places(self) -> list[np.ndarray]:
+        """Where the leaves of the accumulators are: ["vectors", entries, LANES] each."""
+        found, first = [], 0
+        for leaf in jax.tree.leaves(self.own):
+            kind, entries = memory.row_bytes(leaf.dtype), int(np.prod(leaf.shape)) // self.lanes
+            found.append(self.vectors[:, first : first + entries, : LANES * kind.itemsize].view(kind))
+            first += entries
+        return found
+
     def part(self, lanes: slice) -> Callable[[np.ndarray, np.ndarray, np.ndarray], None]:
-        """`see(out, alive, times)` for some of the lanes: positions ["samples d lanes"], of which those of living chains count."""
-        rows = memory.pointers([row for leaf in self.numbers for row in leaf], lanes.start)
+        """`see(out, alive, times)` for some of the lanes: positions ["blocks room d width"], flags of living chains
+        ["blocks room width"], and the times of as many samples as there are."""
+        mine = self.vectors[lanes.start // LANES :]
         tables, counts, bases = (memory.pointers(a) for a in (self.tables, self.counts, [b[lanes] for b in self.bases]))
         size = lanes.stop - lanes.start
 
@@ -107,8 +118,9 @@ class Looking:
             self.pending += len(times) * size
             at = ctypes.addressof
             self.code.call(
-                at(rows), at(tables), out.ctypes.data, alive.ctypes.data, at(counts), at(bases), times.ctypes.data, size, len(times)
-            )
+                mine.ctypes.data, at(tables), out.ctypes.data, alive.ctypes.data, at(counts), at(bases), times.ctypes.data,
+                size, len(times), *alive.shape[1:],
+            )  # fmt: skip
 
         return see
 
@@ -117,8 +129,8 @@ class Looking:
         self._settle()
         leaves, structure = jax.tree.flatten(self.own)
         back = [
-            np.ascontiguousarray(n.T).reshape(np.shape(leaf)).astype(leaf.dtype, copy=False)
-            for n, leaf in zip(self.numbers, leaves, strict=True)
+            np.ascontiguousarray(place.transpose(0, 2, 1)).reshape(np.shape(leaf)).astype(leaf.dtype, copy=False)
+            for place, leaf in zip(self._places(), leaves, strict=True)
         ]
         return {name: self.accumulators[name] for name in self.code.counting} | structure.unflatten(back)
 
@@ -129,6 +141,11 @@ class Looking:
             }  # fmt: skip
             counts[:] = 0
         self.pending = 0
+
+
+def _slot_bytes(kinds: Iterable[Any]) -> int:
+    """Room for any of the numbers of a vector of chains, which are of these types."""
+    return LANES * max((np.dtype(kind).itemsize for kind in kinds), default=1)
 
 
 class _Traced(NamedTuple):
@@ -197,12 +214,13 @@ def _graph(kind: Any, statistics: dict, own: list[str], counting: list[str], dim
 class _Source:
     """The module as text: for each vector of chains the samples as the accumulators see them, then as the boxes do.
 
-    An accumulator's numbers lie on the stack. Where nothing rare happens in the next few samples, each number takes in all of
+    Where nothing rare happens in the next few samples, each number takes in all of
     them before it is put back; else they come one by one, with all that may happen. The operations on a number are the same.
     """
 
     def __init__(self, own: list[_Traced], counting: list[_Traced], dim: int, dtype: np.dtype, machine: build.Machine):
         self.own, self.counting, self.dim, self.real, self.machine = own, counting, dim, TYPES[dtype.name], machine
+        self.slot = _slot_bytes(n.dtype for n in own[0].before)
         self.b, self.p = Writer(LANES, machine.bits), Writer(LANES, machine.bits)
         self.b.declarations, self.b.helpers = self.p.declarations, self.p.helpers
         self.p.fresh = 1_000_000  # names of the two writers stay apart
@@ -211,11 +229,13 @@ class _Source:
 
     def text(self) -> str:
         b, p = self.b, self.p
-        slots = [self._room(kind, LANES) for kind in self.kinds]
         b.label("vector")
         b.line("%i = phi i64 [ 0, %entry ], [ %i.next, %store ]")
-        for r, kind in enumerate(self.kinds):
-            b.store(kind, b.load(kind, self._place(kind, self._pointer("rows", r), "%i")), slots[r])
+        b.line("%column = urem i64 %i, %width")
+        b.line(f"%before = mul i64 {b.let('udiv i64 %i, %width')}, %room")  # samples of the blocks before
+        first = b.let(f"mul i64 %i, {len(self.kinds) * self.slot // LANES}")
+        held = b.let(f"getelementptr i8, ptr %numbers, i64 {first}")
+        slots = [b.let(f"getelementptr i8, ptr {held}, i64 {r * self.slot}") for r in range(len(self.kinds))]
         b.line(f"br label %{'look' if self.kinds else 'boxes'}")
         if self.kinds:
             self._accumulate(slots)
@@ -225,8 +245,6 @@ class _Source:
         else:
             b.line("br label %store")
         b.label("store")
-        for r, kind in enumerate(self.kinds):
-            b.store(kind, b.load(kind, slots[r]), self._place(kind, self._pointer("rows", r), "%i"))
         b.line(f"%i.next = add i64 %i, {LANES}")
         b.line(f"br i1 {b.let('icmp slt i64 %i.next, %chains')}, label %vector, label %exit")
         b.label("exit")
@@ -314,13 +332,14 @@ class _Source:
     def _printer(self, traced: _Traced, sample: str) -> Printer:
         """For one sample: its positions, flags and time are there."""
         b, known = self.b, {}
+        at = b.let(f"add i64 %before, {sample}")
         for node in traced.graph.nodes.values():
             if node.op == "x":
-                row = b.let(f"add i64 {b.let(f'mul i64 {sample}, {self.dim}')}, {node.args[0]}")
-                place = b.let(f"add i64 {b.let(f'mul i64 {row}, %chains')}, %i")
+                row = b.let(f"add i64 {b.let(f'mul i64 {at}, {self.dim}')}, {node.args[0]}")
+                place = b.let(f"add i64 {b.let(f'mul i64 {row}, %width')}, %column")
                 known[node] = b.load(self.real, self._place(self.real, "%out", place))
             elif node.op == "live":
-                place = b.let(f"add i64 {b.let(f'mul i64 {sample}, %chains')}, %i")
+                place = b.let(f"add i64 {b.let(f'mul i64 {at}, %width')}, %column")
                 known[node] = b.load("i1", self._place("i1", "%alive", place))
             elif node.op == "time":
                 known[node] = b.let(f"load {self.real}, ptr {self._place(self.real, '%times', sample)}")

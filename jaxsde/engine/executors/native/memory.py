@@ -32,6 +32,14 @@ def tables(leaves: list[Any]) -> list[np.ndarray]:
     return [found[i] for i in range(len(found))]
 
 
+def aligned(*shape: int) -> np.ndarray:
+    """Zero bytes that begin where a vector may."""
+    size = int(np.prod(shape))
+    raw = np.zeros(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size].reshape(shape)
+
+
 def pointers(arrays: list[np.ndarray], start: int = 0) -> Any:
     """Where entry `start` of each array is."""
     return (ctypes.c_void_p * max(1, len(arrays)))(*(a.ctypes.data + start * a.itemsize for a in arrays))
