@@ -95,11 +95,11 @@ def stability_edge(
 ) -> float:
     """The learning rate η* below which the variance of SGD's parameters stays bounded, and above which it explodes.
 
-    Exact for least squares and for quadratic potentials (the surrogates "gaussian", "two_point", "three_point" have the
-    same second moments as sampling with replacement). For another loss it is the edge of the loss linearised at its minimum,
-    and a `UserWarning` says so. Directions in which the loss is flat (a design of deficient rank) are left out: SGD does not
-    move there. `momentum` μ is the heavy ball's, v' = μv − ηĝ, Φ' = Φ + v', or with `nesterov` Φ' = Φ + μv' − ηĝ (in the
-    convention of averages η is 1/(1 − μ) times that); `l` is that of `svag`, with η its learning rate.
+    Exact for least squares and for quadratic potentials (the surrogates "gaussian", "two_point", "three_point" have the same second
+    moments as sampling with replacement, and stand for it where a potential has no examples). For another loss it is the edge of
+    the loss linearised at its minimum, and a `UserWarning` says so. Directions in which the loss is flat (a design of deficient
+    rank) are left out: SGD does not move there. `momentum` μ is the heavy ball's, v' = μv − ηĝ, Φ' = Φ + v', or with `nesterov`
+    Φ' = Φ + μv' − ηĝ (in the convention of averages η is 1/(1 − μ) times that); `l` is that of `svag`, with η its learning rate.
 
     Under "random_reshuffling" it is the edge of the second moment over epochs, under "cyclic" that of the one orbit, and under
     "shuffle_once" that of the first order to lose its orbit; exact for equal Hessians, and where orders or sets of examples can be
@@ -118,6 +118,8 @@ def stability_edge(
 def setting_of(problem: Any, batch_size: int, sampling: str, momentum: float, nesterov: bool, l: int) -> Setting:
     """The arguments of an edge, checked, in the directions in which the loss is not flat."""
     checks.problem(problem)
+    if not problem.examples and sampling == "with_replacement":
+        sampling = "gaussian"
     ghat = svag_gradient(gradient(problem, batch_size, sampling, 2.0 if sampling == "alpha_stable" else None), l)
     noise_factor(ghat)
     fraction(momentum, "momentum")

@@ -72,9 +72,12 @@ def fourth_growth(setting: Setting) -> Callable[[float], float]:
     """The spectral radius of the map of fourth moments, as a function of the learning rate."""
     size = len(setting.hessian) * (2 if setting.momentum else 1)
     hessian, factor = np.diag(setting.hessian), setting.amplified * setting.factor
+    if not is_covered(setting):
+        raise ValueError(
+            f"the fourth moments under {setting.sampling} in {size} dimensions are not covered: covered are with_replacement, "
+            "without_replacement, full_batch and gaussian, for few dimensions (examples × dimensions⁵ up to 1e9)"
+        )
     if setting.sampling == "gaussian":
-        if size**6 > _WORK:
-            raise _too_large(size)
         spread = _as_matrix(setting)
 
         def gaussian(rate: float) -> float:
@@ -89,14 +92,7 @@ def fourth_growth(setting: Setting) -> Callable[[float], float]:
             return _radius(SymmetricTensors(size), {(1, 1, 1, 1): 1.0, (2, 1, 1): 6.0, (2, 2): 3.0}, apply)
 
         return gaussian
-    if setting.sampling not in ("with_replacement", "without_replacement"):
-        raise ValueError(
-            f"the fourth moments under {setting.sampling} are not covered: covered are with_replacement, without_replacement, "
-            "full_batch and gaussian"
-        )
     examples = setting.examples()
-    if examples.count * size**5 > _WORK:
-        raise _too_large(size, examples.count)
     b, n = setting.gradient.batch_size, examples.count
     terms = _batch(4, b, None if setting.sampling == "with_replacement" else n)
     if setting.amplified > 1:
@@ -117,8 +113,13 @@ def _constant(setting: Setting) -> bool:
     return setting.feedback is None or not setting.factor
 
 
-def _too_large(size: int, examples: int = 1) -> ValueError:
-    return ValueError(f"fourth moments in {size} dimensions over {examples} examples are not covered: too many numbers")
+def is_covered(setting: Setting) -> bool:
+    """Whether the fourth moments close, and in how many dimensions they are few enough."""
+    size = len(setting.hessian) * (2 if setting.momentum else 1)
+    if setting.sampling == "gaussian":
+        return size**6 <= _WORK
+    sampled = setting.sampling in ("with_replacement", "without_replacement")
+    return sampled and setting.gradient.problem.examples * size**5 <= _WORK
 
 
 @dataclass(frozen=True)
