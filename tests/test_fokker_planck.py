@@ -163,6 +163,22 @@ def test_everything_of_a_gaussian(law):
     assert_allclose(line, np.exp(-(axis**2) / 2 / s[1, 1]) / np.sqrt(2 * np.pi * s[1, 1]), atol=0.01 * line.max())
 
 
+def test_gibbs_laws_that_leave_the_box():
+    """What of Gibbs lies outside of the box is in the error bar of the reverse KL, and much of it is refused; a larger box has it."""
+    s = 0.05 * np.diag([1.6, 0.4])
+    law = fokker_planck(quadratic(np.eye(2), np.diag([1.6, 0.4]), 0.1), cells=64)
+    found = law.kl_to_gibbs(temperature=0.05, direction="reverse")
+    within(found, gaussian_kl(s, np.eye(2), 0.05)[1])
+    assert found.error > 1e-5
+    law = fokker_planck(quadratic(np.eye(2), np.diag([1.9, 0.1]), 0.1), cells=64)
+    within(law.kl_to_gibbs(), gaussian_kl(0.05 * np.diag([1.9, 0.1]), np.eye(2), 0.05)[0], 1e-10)
+    with pytest.raises(ValueError, match="lies outside the box"):
+        law.kl_to_gibbs(temperature=0.05, direction="reverse")
+    law = fokker_planck(quadratic(np.eye(2), np.diag([1.6, 0.4]), 0.1), (-1.8, 1.8), cells=96)
+    found = law.kl_to_gibbs(temperature=0.05, direction="reverse")
+    within(found, gaussian_kl(s, np.eye(2), 0.05)[1])
+
+
 def test_entropy_of_the_second_known_law():
     law = fokker_planck(quadratic(np.array([[2, 0.6], [0.6, 0.5]]), np.array([[1, -0.4], [-0.4, 0.3]]), 0.02), cells=160)
     within(law.kl_to_gibbs(), 0.16054458)
