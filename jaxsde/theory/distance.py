@@ -35,8 +35,9 @@ class Distance:
     def kl(self, direction: str, temperature: Any = None) -> Refined:
         best = float(self.best(direction)) if temperature is None else checks.positive(temperature, "temperature")
         if direction == "reverse":
-            self._check(best)
-            return self._refined([self._reverse(k, best) for k in range(len(self.levels))])
+            outside, height = self._beyond(best)
+            found = self._refined([self._reverse(k, best) for k in range(len(self.levels))])
+            return Refined(found.value, found.error + 2 * outside * height)
         log_z = None if self.boxed else self._law(best).log_z
         return self._refined([self._forward(k, best, log_z) for k in range(len(self.levels))])
 
@@ -48,9 +49,9 @@ class Distance:
             mean = self._refined([v.p @ loss for v, loss in self._pairs])
             value = temperature_of_loss(self.problem, mean.value)
             return Refined(value, abs(temperature_of_loss(self.problem, mean.value + mean.error) - value))
-        found = [self._least(k, float(matched)) for k in range(len(self.levels))]
-        self._check(found[0])
-        return self._refined(found)
+        found = self._refined([self._least(k, float(matched)) for k in range(len(self.levels))])
+        outside, height = self._beyond(float(found))
+        return Refined(found.value, found.error + found.value * outside * height**2)
 
     @cached_property
     def _losses(self) -> list[np.ndarray]:
@@ -116,11 +117,18 @@ class Distance:
             return 0.0
         return 1 - math.exp(self._gibbs(0, temperature)[1] - self._law(temperature).log_z)
 
-    def _check(self, temperature: float) -> None:
-        outside = self._outside(temperature)
-        if outside > 1e-6:
+    def _beyond(self, temperature: float) -> tuple[float, float]:
+        """The share of the Gibbs law of all space outside the box, and log(Gibbs/p) about where it leaves it.
+
+        What is outside adds that share times about that height to KL(Gibbs‖p), whose slope in log T is the height once more.
+        """
+        outside = max(self._outside(temperature), 0.0)
+        if outside > 1e-3:
             raise ValueError(
                 f"{outside:.2g} of the Gibbs law at T = {temperature:.4g} lies outside the box, where the density is not known: "
                 "give a larger box (the Gibbs law is then that of the box)"
             )
-
+        q, _ = self._gibbs(0, temperature)
+        there = q >= max(outside, 1e-12) * q.max()
+        height = np.log(q[there] / self.levels[0].grid.volume) - self.levels[0].log_density[there]
+        return outside, max(float(height.max()), 1.0)

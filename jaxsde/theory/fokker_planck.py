@@ -93,7 +93,8 @@ class FokkerPlanck:
         """KL in nats to the Gibbs law of a problem (default: the SDE's), at `temperature` or (None) at the best one.
 
         "forward" is KL(p‖Gibbs), "reverse" KL(Gibbs‖p). In a box that was given the Gibbs law is that of the box, else that of all
-        space. `ValueError` where there is no Gibbs law, and in reverse where some of it lies outside of the box.
+        space. In reverse the error bar holds what of Gibbs lies outside the box. `ValueError` where there is no Gibbs law, and in
+        reverse where more than .001 of it lies outside.
         """
         return self._distance(problem, direction).kl(direction, temperature)
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse
+import scipy.sparse.csgraph
 import scipy.sparse.linalg
 from scipy.special import gammaln, xlogy
 
@@ -42,7 +43,7 @@ def stationary(generator: Any, shape: tuple[int, ...], guess: np.ndarray | None 
         adjoint = -generator.T.tocsr()[order][:, order]
         near = _leaking(adjoint, shape)
     else:
-        order = order[guess[order] > _REMOTE * guess.max()]
+        order = _together(generator, order[guess[order] > _REMOTE * guess.max()], int(guess.argmax()))
         adjoint, near = _among(generator, order), guess[order]
     p = None
     if len(shape) > 2 and len(order) > _DIRECT:
@@ -222,6 +223,12 @@ def _among(generator: Any, cells: np.ndarray) -> Any:
     """−Lᵀ of the process that does not leave these cells, in their order."""
     adjoint = -generator.T.tocsr()[cells][:, cells]
     return adjoint - scipy.sparse.diags(np.asarray(adjoint.sum(axis=0)).ravel())
+
+
+def _together(generator: Any, cells: np.ndarray, one: int) -> np.ndarray:
+    """Those of the cells that jumps among them join to one of them, in their order."""
+    _, part = scipy.sparse.csgraph.connected_components(generator[cells][:, cells], directed=False)
+    return cells[part == part[np.flatnonzero(cells == one)[0]]]
 
 
 def _loses(generator: Any) -> bool:
