@@ -1,4 +1,4 @@
-"""Leaving a well: SGD with noise ±1, with Gaussian noise of the same covariance, and their SDE, as eta -> 0. A path gets a figure."""
+"""Leaving a well: SGD with noise ±1, with Gaussian noise of the same covariance, and their SDE, as eta -> 0. A path: a figure."""
 
 import sys
 
