@@ -21,6 +21,7 @@ SAYS = {
     "sweep.py": "stable below eta = 0.96",
     "adam.py": "adam",
     "observable.py": "ratio",
+    "escape.py": "they never agree",
 }
 
 

@@ -18,7 +18,7 @@ from .transfer import CELLS, REACH, WIDE, anchors, transport, typical_step
 
 _SCOUT = {1: 256, 2: 40}
 _SHARE = 1e-11
-_PARTS = 8  # points along each side of a cell, by which the part of it in the region is measured
+_PARTS = {1: 4096, 2: 64}  # points along each side of a cell, by which the part of it in the region is measured
 _SETTLED = 1e-13
 _FULL = 0.02  # of a matrix that is not zero, from where elimination takes it as full
 _MOST = 1 << 24  # weights of one operator that a default grid may have
@@ -57,8 +57,9 @@ def chain_passage(
     counts = _counts(law, lo, hi, None if cells is None else whole(cells))
     fine, coarse = (_Outside.build(where, lo, hi, n) for n in counts)
     (t2, v2), (t1, v1) = fine.moments(), coarse.moments()
-    # of second order in the cells, where both grids use one rule
-    share = 1 / ((coarse.grid.size / fine.grid.size).max() ** 2 - 1) if fine.smooth == coarse.smooth else 0.0
+    # of second order in the cells where both grids use one rule; how a region cuts the cells of either is another matter
+    alike = fine.smooth == coarse.smooth and region is None
+    share = 1 / ((coarse.grid.size / fine.grid.size).max() ** 2 - 1) if alike else 0.0
     mean, variance, dt = t2 + share * (t2 - t1), v2 + share * (v2 - v1), law.dt
 
     def survival(t: np.ndarray) -> np.ndarray:
@@ -154,7 +155,8 @@ class _Outside:
         shape = tuple(max(16, round(count * s)) for s in (hi - lo) / (hi - lo).max())
         grid = Grid(lo, hi, shape)
         low, high = where.ends or (None, None)
-        closed = (low is None, high is None)
+        # a step beyond the box has passed an end or the region; from anywhere else the chain does not get that far
+        closed = (low is None, high is None) if where.region is None else (False, False)
         matrix, smooth = transport(where.law, grid, closed=closed)
         first = _first(where.law, grid, where.start, closed, smooth)
         if where.region is not None:
@@ -180,7 +182,7 @@ class _Outside:
         """Mean and variance of the number of steps from the start."""
         solve = self._solve()
         time = solve(np.ones(len(self.first)))
-        if not np.isfinite(time).all() or time.min() < 1 - 1e-6:
+        if not np.isfinite(time).all() or time.min() < 0.5:  # at least a step, but for what interpolation leaves
             raise ValueError("the target is not reached from everywhere in the box: its mean passage time is infinite")
         moves = self.matrix.tocoo()
         kept = np.asarray(self.matrix.sum(axis=1)).ravel()
@@ -234,10 +236,17 @@ def _first(law: StepLaw, grid: Grid, start: np.ndarray, closed: tuple[bool, bool
 
 
 def _part_inside(where: _Target, grid: Grid) -> np.ndarray:
-    """The part of each cell that lies in the region ["N"]."""
+    """The part of each cell that lies in the region ["N"]: of a cell that a few points find cut, by many."""
     assert where.region is not None
-    d = len(grid.shape)
-    offsets = (np.arange(_PARTS) + 0.5) / _PARTS - 0.5
-    inner = np.stack(np.meshgrid(*[offsets] * d, indexing="ij"), axis=-1).reshape(-1, d) * grid.size
-    points = (grid.points[:, None] + inner).reshape(-1, d)
-    return where.region.inside(where.law.wide, points).reshape(-1, len(inner)).mean(axis=1)
+    region, wide, d, points = where.region, where.law.wide, len(grid.shape), grid.points
+
+    def share(of: np.ndarray, count: int, ends: float) -> np.ndarray:
+        offsets = np.linspace(-1, 1, count) * ends / 2
+        inner = np.stack(np.meshgrid(*[offsets] * d, indexing="ij"), axis=-1).reshape(-1, d) * grid.size
+        return region.inside(wide, (of[:, None] + inner).reshape(-1, d)).reshape(-1, len(inner)).mean(axis=1)
+
+    part = share(points, 4, 1.0)
+    cut = np.flatnonzero((part > 0) & (part < 1))
+    if len(cut):
+        part[cut] = share(points[cut], _PARTS[d], 1 - 1 / _PARTS[d])
+    return part

@@ -26,7 +26,7 @@ from ..types import Drawn
 from . import float64
 from .linearise import autonomous
 
-MOST_OUTCOMES = 1 << 17
+MOST_OUTCOMES = 1 << 14
 _HERMITE = 16
 
 
