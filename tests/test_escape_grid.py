@@ -119,6 +119,7 @@ def test_cross_terms_that_vary():
     assert abs(right.mean - wrong.mean) > 5 * (right.error + wrong.error)
 
 
+@pytest.mark.slow
 def test_the_saddle_is_passed_as_eyring_and_kramers_say():
     def loss(p):
         return (p[0] ** 2 - 1) ** 2 / 4 + 0.85 * (p[1] - 0.6 * p[0]) ** 2
@@ -134,6 +135,7 @@ def test_the_saddle_is_passed_as_eyring_and_kramers_say():
     assert abs(3 * ratio[1] - 2 * ratio[0]) < 0.03
 
 
+@pytest.mark.slow
 def test_a_ball():
     walk = brownian(3, scale=1.0)
     found = theory.mean_first_passage(walk, [0.3, 0.2, 0.0], lambda x: x @ x - 1, box=(-1.2, 1.1), cells=32)

@@ -80,6 +80,7 @@ def test_sgd_leaves_its_well_as_its_transfer_operator_says(sampling):
             agree(run, other)
 
 
+@pytest.mark.slow
 def test_sgd_on_examples_in_the_plane():
     rng = np.random.default_rng(4)
     data = rng.normal(size=(6, 2))

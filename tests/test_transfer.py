@@ -35,7 +35,7 @@ def least_squares(dim, n=12):
 
 @pytest.mark.parametrize(
     "dim, batch_size, sampling",
-    [(1, 2, "with_replacement"), (2, 1, "with_replacement"), (2, 2, "without_replacement")],
+    [(1, 2, "with_replacement"), (2, 1, "with_replacement"), pytest.param(2, 2, "without_replacement", marks=pytest.mark.slow)],
 )
 def test_least_squares_has_its_exact_moments(dim, batch_size, sampling):
     chain = js.sgd(least_squares(dim), learning_rate=0.1, batch_size=batch_size, sampling=sampling)
@@ -122,6 +122,7 @@ def test_gaussian_steps():
     assert_allclose(at @ (found.cells[:, 0] - mean) ** 2, eta / (2 - eta) * (1 - (1 - eta) ** 14), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_euler_of_a_correlated_process_in_the_plane():
     h, c, eta = np.array([[1.0, 0.3], [0.3, 2.0]]), np.array([[1.0, -0.5], [-0.5, 0.6]]), 0.2
     problem = js.potential(lambda x: x @ jnp.asarray(h) @ x / 2, jnp.ones(2), noise_covariance=c)
@@ -233,6 +234,7 @@ def test_gaussian_steps_against_a_linear_system():
             theory.mean_first_passage(js.sgd(problem, learning_rate=eta, sampling="gaussian"), -1.0, 0.0, **options)
 
 
+@pytest.mark.slow
 def test_the_plane_and_the_line_agree():
     problem = js.potential(lambda x: (x[0] ** 2 - 1) ** 2 / 4 + x[1] ** 2 / 2, -jnp.ones(2), noise_covariance=1.0)
     line = js.potential(lambda x: (x[0] ** 2 - 1) ** 2 / 4, -jnp.ones(1), noise_covariance=1.0)
