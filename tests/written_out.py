@@ -1,5 +1,6 @@
 """SGD on a few examples with every order of the data written out, in NumPy float64: what theory is held against."""
 
+import functools
 import itertools
 from typing import Any
 
@@ -48,11 +49,11 @@ def courses(n, b, sampling, step):
     """The products of the first 0, 1, …, M steps along every order ["orders M+1 D D"]."""
     m = n // b if sampling == "random_reshuffling" else n // np.gcd(n, b)
     orders = [tuple(range(n))] if sampling == "cyclic" else itertools.permutations(range(n))
-    found = []
+    once, found = functools.cache(step), []
     for order in orders:
         course = [np.eye(len(step([0])))]
         for k in range(m):
-            course.append(step([order[(k * b + q) % n] for q in range(b)]) @ course[-1])
+            course.append(once(tuple(order[(k * b + q) % n] for q in range(b))) @ course[-1])
         found.append(course)
     return np.array(found)
 
@@ -61,11 +62,12 @@ def enumerated(course, sampling, d):
     """Second moments of (Φ − Φ*, …, 1) at the positions 0, …, M − 1 of the epoch."""
     ends, size = course[:, -1], course.shape[-1]
     if sampling == "random_reshuffling":
-        whole = np.eye(size**2) - np.mean([np.kron(t, t) for t in ends], axis=0)
+        squared = np.einsum("sij,skl->ikjl", ends, ends).reshape(size**2, size**2) / len(ends)
+        whole = np.eye(size**2) - squared
         whole[-1] = 0
         whole[-1, -1] = 1  # the corner is 1
         x = np.linalg.solve(whole, np.eye(size**2)[-1]).reshape(size, size)
-        return [np.mean([t @ x @ t.T for t in course[:, k]], axis=0) for k in range(course.shape[1] - 1)]
+        return [np.mean(t @ x @ t.swapaxes(1, 2), axis=0) for t in course.swapaxes(0, 1)[:-1]]
     orbit = np.linalg.solve(np.eye(size - 1) - ends[:, :-1, :-1], ends[:, :-1, -1:])[..., 0]
     orbit = np.concatenate([orbit, np.ones((len(orbit), 1))], axis=1)
     seen = np.einsum("skij,sj->ski", course[:, :-1], orbit)
