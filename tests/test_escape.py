@@ -173,6 +173,7 @@ def test_what_a_watch_on_a_grid_misses():
         (lambda p: theory.mean_first_passage(p, 2.0, (0.0, 1.0)), "does not lie between"),
         (lambda p: theory.mean_first_passage(p, 0.0, np.inf), "target must be"),
         (lambda p: theory.mean_first_passage(p, [0.0, 1.0], 1.0), "start"),
+        (lambda p: theory.mean_first_passage(p, 0.0, "far"), "target must be"),
         (lambda p: theory.mean_first_passage(p, 0.0, 1.0, box=(-1, 1)), "integrated to infinity"),
         (lambda p: theory.mean_first_passage(p, 0.0, 1.0, watched=-1.0), "watched"),
         (lambda p: theory.mean_first_passage(p, 0.0, 1.0).survival(-1.0), "at least 0"),

@@ -401,6 +401,12 @@ REFUSED = {
     "times must increase": lambda: fokker_planck(js.brownian(1, scale=1.0), (0, 1), cells=16).evolve([0.5], [1.0, 0.5]),
     "outside the box": lambda: fokker_planck(js.brownian(1, scale=1.0), (0, 1), cells=16).evolve([1.5], [1.0]),
     "count must be": lambda: fokker_planck(js.brownian(1, scale=1.0), (0, 1), cells=16).relaxation_rates(0),
+    "walls must be reflecting": lambda: fokker_planck(js.brownian(2, scale=1.0), (0, 1), 3),
+    "10000000000 cells": lambda: fokker_planck(js.brownian(2, scale=1.0), (0, 1), cells=100_000),
+    "nor at other places": lambda: fokker_planck(js.sde(lambda t, x: x * jnp.nan, 1.0, dim=1)),
+    "there is no Gibbs law": lambda: fokker_planck(
+        js.langevin(js.potential(lambda x: jnp.tanh(x[0]) + 0.5 * x[1] ** 2, np.zeros(2)), temperature=0.05)
+    ),
     "is not finite": lambda: fokker_planck(js.sde(lambda t, x: -1 / x, 1.0, dim=1), (-1, 1), cells=20),
 }
 

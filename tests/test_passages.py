@@ -178,6 +178,8 @@ def test_wrong_use_is_refused():
         js.FirstPassage(beyond, bins=0)
     with pytest.raises(TypeError, match="one bool"):
         js.FirstPassage(lambda x: x).init(jnp.zeros((2, 1)))
+    with pytest.raises(TypeError, match="the run that simulate returns"):
+        js.metrics.passage_times("run")
     run = FakeRun({"first_passage": js.Mean()}, {})
     with pytest.raises(TypeError, match="reads a FirstPassage"):
         js.metrics.passage_times(run)

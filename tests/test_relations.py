@@ -321,6 +321,8 @@ def test_fluctuation_theorems_of_a_current():
 
 
 def test_refusals_are_sentences():
+    with pytest.raises(TypeError, match="the run that simulate returns"):
+        js.relations.check("run")
     shuffled = js.sgd(least_squares(24, 2), learning_rate=0.1, batch_size=3, sampling="random_reshuffling")
     reversible = js.integrate(js.langevin(QUADRATIC, temperature=0.2), dt=0.1)
     cases = [

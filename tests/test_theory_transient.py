@@ -124,6 +124,8 @@ def test_excess_loss():
 
 
 def test_what_is_refused():
+    with pytest.raises(TypeError, match="is needed, got str"):
+        js.theory.excess_loss("chain")
     problem, *_ = regression(5, 2)
     chain = js.sgd(problem, learning_rate=0.05)
     bad: Any = ((np.zeros(3), 1, "start"), (np.zeros(2), -1, "whole number"), (np.zeros(2), 1.5, "whole number"), (np.zeros(2), [], "empty"))

@@ -75,11 +75,11 @@ def test_a_loop_in_numpy_puts_its_mass_in_the_same_cells():
     per_chain /= looks
     sums = per_chain.mean(axis=1)
     for value, spread, g in zip(sums, per_chain.std(axis=1), f, strict=True):
-        exact, error = found.expectation(lambda y, g=g: g(y[:, 0]))
-        assert abs(value - exact) <= 5 * spread / np.sqrt(count) + error
+        exact = found.expectation(lambda y, g=g: g(y[:, 0]))
+        assert abs(value - exact.value) <= 5 * spread / np.sqrt(count) + exact.error
     # the surrogate of the same covariance is told apart
     other = theory.transfer_operator(js.sgd(js.finite_sum(example_loss, shifts, np.ones(1)), learning_rate=0.5, batch_size=2, sampling="gaussian"), box=(-2.2, 2.2))
-    assert abs(other.expectation(lambda y: np.cos(3 * y[:, 0]))[0] - sums[3]) > 5 * per_chain[3].std() / np.sqrt(count)
+    assert abs(other.expectation(lambda y: np.cos(3 * y[:, 0])).value - sums[3]) > 5 * per_chain[3].std() / np.sqrt(count)
 
 
 def test_two_values_of_noise():
@@ -105,7 +105,7 @@ def test_gaussian_steps():
     found = theory.transfer_operator(js.sgd(quadratic(), learning_rate=eta, sampling="gaussian"))
     assert_allclose(found.covariance, [[eta / (2 - eta)]], rtol=1e-9)
     law = scipy.stats.norm(scale=np.sqrt(eta / (2 - eta)))
-    assert_allclose(found.density, law.pdf(found.cells[:, 0]), atol=1e-9)
+    assert_allclose(found.density, law.pdf(found.points[:, 0]), atol=1e-9)
     assert_allclose(np.sort(np.abs(found.spectrum(5)))[::-1], (1 - eta) ** np.arange(5), atol=1e-7)
     # against the SDE of the same η, whose variance is η/2: two Gaussians
     ratio = 2 / (2 - eta)
@@ -116,10 +116,10 @@ def test_gaussian_steps():
     assert abs(found.kl_to_gibbs().value) < 1e-9  # it is Gibbs, at η/(2 − η)
     # and on the way there: mean and variance after k steps from a cell
     at = found.evolve([0.5], 7).ravel()
-    start = found.cells[np.abs(found.cells[:, 0] - 0.5).argmin(), 0]
-    mean = at @ found.cells[:, 0]
+    start = found.points[np.abs(found.points[:, 0] - 0.5).argmin(), 0]
+    mean = at @ found.points[:, 0]
     assert_allclose(mean, start * (1 - eta) ** 7, rtol=1e-7)
-    assert_allclose(at @ (found.cells[:, 0] - mean) ** 2, eta / (2 - eta) * (1 - (1 - eta) ** 14), rtol=1e-6)
+    assert_allclose(at @ (found.points[:, 0] - mean) ** 2, eta / (2 - eta) * (1 - (1 - eta) ** 14), rtol=1e-6)
 
 
 @pytest.mark.slow
@@ -146,11 +146,11 @@ def test_one_step_is_the_sum_over_minibatches():
     chain = js.sgd(js.finite_sum(lambda x, a: x[0] ** 2 / 2 + a * x[0], shifts, np.ones(1)), learning_rate=0.5, batch_size=3)
     found = theory.transfer_operator(chain, box=(-2.0, 2.0), cells=400)
     means, odds = step_matrix(shifts, 3)
-    start = found.cells[290, 0]
+    start = found.points[290, 0]
     after = found.evolve([start], 1)
     image = 0.5 * start - 0.5 * means
     expected_mean, expected_square = odds @ image, odds @ image**2
-    x = found.cells[:, 0]
+    x = found.points[:, 0]
     assert_allclose(after @ x, expected_mean, atol=1e-12)
     # spread over the image of a cell and shared between cells: at most half a cell's square more
     gain = after @ x**2 - expected_square

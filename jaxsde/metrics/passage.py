@@ -48,6 +48,8 @@ def passage_times(run: Any, name: str = "first_passage") -> PassageTimes:
     Sources: Epstein and Sobel (1953), J. Am. Stat. Assoc. 48, 486; Kaplan and Meier (1958); Massart (1990), Ann. Probab. 18, 1269.
     Raises `TypeError` for a statistic of another kind and `KeyError` for a name that the run does not have.
     """
+    if not hasattr(run, "statistic"):
+        raise TypeError(f"passage_times reads the run that simulate returns, got {type(run).__name__}")
     statistic = run.statistic(name)
     if not isinstance(statistic, FirstPassage):
         raise TypeError(f"passage_times reads a FirstPassage, and {name!r} is a {type(statistic).__name__}")

@@ -130,6 +130,8 @@ def check(run: Any, *, false_alarm: float = FALSE_ALARM) -> Report:
     the odds `false_alarm`. In a run whose means drift all are read as "not stationary": nothing is a theorem there yet.
     `ValueError` for a run without relations.
     """
+    if not hasattr(run, "statistics"):
+        raise TypeError(f"check reads the run that simulate returns, got {type(run).__name__}")
     if not 0 < false_alarm < 1:
         raise ValueError(f"false_alarm must lie between 0 and 1, got {false_alarm!r}")
     tested: list[tuple[str, str, str, Any, tuple[str, ...], str]] = []

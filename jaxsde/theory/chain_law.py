@@ -14,6 +14,7 @@ from scipy.special import logsumexp
 from . import checks, float64
 from .gibbs import gibbs
 from .lattice import Grid
+from .refined import Refined
 from .step_law import StepLaw, step_law
 from .temperature import temperature_of_loss
 from .transfer import CELLS, MANY, MOST_ENTRIES, found_box, stationary, transport, typical_step
@@ -67,8 +68,8 @@ class TransferOperator:
         return len(self.grid.shape)
 
     @property
-    def cells(self) -> np.ndarray:
-        """The centres of the cells ["N d"]."""
+    def points(self) -> np.ndarray:
+        """The centres of the cells ["N d"], in the order of `density.ravel()`."""
         return self.grid.points
 
     @property
@@ -85,7 +86,7 @@ class TransferOperator:
 
     @property
     def mean(self) -> np.ndarray:
-        return self._extrapolated(lambda o: o.mass.ravel() @ o.cells)[0]
+        return self._extrapolated(lambda o: o.mass.ravel() @ o.points)[0]
 
     @property
     def covariance(self) -> np.ndarray:
@@ -97,10 +98,10 @@ class TransferOperator:
         covariance, error = self._extrapolated(lambda o: o._covariance())
         return float(np.abs(error).max() / max(np.trace(covariance), 1e-300)) + self.beyond
 
-    def expectation(self, f: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float]:
-        """E f(Φ) and its numerical error, for `f` that maps positions ["k d"] to numbers ["k"]."""
+    def expectation(self, f: Callable[[np.ndarray], np.ndarray]) -> Refined:
+        """E f(Φ), for `f` that maps positions ["k d"] to numbers ["k"]."""
         value, error = self._extrapolated(lambda o: np.asarray(o._average(f)))
-        return float(value), float(abs(error))
+        return Refined(float(value), float(abs(error)))
 
     def evolve(self, start: Any, steps: int) -> np.ndarray:
         """The masses of the cells `steps` steps after `start`: a position ["d"], or masses of the grid's shape."""
@@ -237,7 +238,7 @@ class TransferOperator:
     def _log_masses(self, density: Any) -> np.ndarray:
         """log of the density's mass in each cell; for a smooth law, of the density at the centres times the volume."""
         if self.smooth:
-            return np.asarray(density.log_density(self.cells), np.float64).reshape(-1) + np.log(self.grid.volume)
+            return np.asarray(density.log_density(self.points), np.float64).reshape(-1) + np.log(self.grid.volume)
         nodes, weights = np.polynomial.legendre.leggauss(_GAUSS)
         corners = (
             np.stack(np.meshgrid(*[nodes / 2] * self.dim, indexing="ij"), axis=-1).reshape(-1, self.dim)
@@ -246,14 +247,14 @@ class TransferOperator:
         each = np.log(
             np.prod(np.stack(np.meshgrid(*[weights / 2] * self.dim, indexing="ij"), axis=-1), axis=-1)
         ).ravel()
-        points = (self.cells[:, None] + corners).reshape(-1, self.dim)
-        values = np.asarray(density.log_density(points), np.float64).reshape(len(self.cells), -1)
+        points = (self.points[:, None] + corners).reshape(-1, self.dim)
+        values = np.asarray(density.log_density(points), np.float64).reshape(len(self.points), -1)
         return logsumexp(values + each, axis=1) + np.log(self.grid.volume)
 
     def _best_temperature(self, problem: Any, direction: str) -> float:
         wide = float64.widen(problem)
         loss = lambda x: float64.evaluate_many(float64.loss, wide, x, cost=wide.dim * max(1, min(wide.examples, 4096)))  # noqa: E731
-        best = temperature_of_loss(problem, self.expectation(loss)[0])
+        best = temperature_of_loss(problem, float(self.expectation(loss)))
         if direction == "forward":
             return best
         import scipy.optimize
@@ -270,17 +271,17 @@ class TransferOperator:
     def _average(self, f: Callable[[np.ndarray], np.ndarray]) -> float:
         """E f, with each cell's mass spread evenly over it (at its centre for the Gaussian rule)."""
         if self.smooth:
-            return float(self.mass.ravel() @ np.asarray(f(self.cells), np.float64))
+            return float(self.mass.ravel() @ np.asarray(f(self.points), np.float64))
         nodes, weights = np.polynomial.legendre.leggauss(3)
         total = 0.0
         for offset in np.ndindex(*(3,) * self.dim):
             i = list(offset)
-            values = np.asarray(f(self.cells + nodes[i] * self.grid.size / 2), np.float64)
+            values = np.asarray(f(self.points + nodes[i] * self.grid.size / 2), np.float64)
             total += float(np.prod(weights[i] / 2)) * float(self.mass.ravel() @ values)
         return total
 
     def _covariance(self) -> np.ndarray:
-        p, shift = self.mass.ravel(), self.cells - self.mass.ravel() @ self.cells
+        p, shift = self.mass.ravel(), self.points - self.mass.ravel() @ self.points
         inner = np.zeros((self.dim, self.dim)) if self.smooth else np.diag(self.grid.size**2 / 12)
         return (shift.T * p) @ shift + inner
 
@@ -343,7 +344,7 @@ def _beyond(of: TransferOperator) -> float:
     leaving = 1 - np.asarray(transport(of.law, of.grid, closed=(False, False), smooth=of.smooth)[0].sum(axis=1)).ravel()
     if float(np.abs(leaving) @ of.mass.ravel()) < _LEAK:
         return 0.0
-    total, centre = 0.0, of.mass.ravel() @ of.cells
+    total, centre = 0.0, of.mass.ravel() @ of.points
     for a, (x, h) in enumerate(zip(of.grid.axes, of.grid.size, strict=True)):
         share = of.mass.sum(axis=tuple(b for b in range(of.dim) if b != a))
         for side in (x < centre[a], x > centre[a]):

@@ -15,6 +15,7 @@ import scipy.optimize
 
 from . import checks, float64
 from .confine import DEEP, wells
+from .gibbs import gibbs
 from .lattice import Grid, Jumps, jumps, rates
 from .linear import Equation, lyapunov
 from .linearise import covariance, drift, drift_jacobian, of_sde
@@ -53,7 +54,7 @@ def enclose(sde: Any, wide: Any) -> tuple[np.ndarray, np.ndarray, float]:
                 check_mixing(generator, grid.shape, p)
         except ValueError as error:
             unbounded = _at_walls(roughly(generator, grid.shape).reshape(grid.shape)) > 0.5
-            raise ValueError(_UNBOUNDED if unbounded else str(error)) from error
+            raise ValueError(_UNBOUNDED if unbounded else f"{error}{no_gibbs(wide)}") from error
         first = False
         new_lo, new_hi, outside = _moved(grid, p.reshape(grid.shape))
         if np.array_equal(new_lo, lo) and np.array_equal(new_hi, hi):
@@ -101,6 +102,19 @@ def _of_linear(sde: Any) -> tuple[np.ndarray, np.ndarray, float] | None:
         return None
     reach = _REACH * np.sqrt(np.diag(lyapunov(local.drift, local.covariance)))
     return local.centre - reach, local.centre + reach, len(reach) * math.erfc(_REACH / math.sqrt(2))
+
+
+def no_gibbs(wide: Any) -> str:
+    """Why a loss does not confine at the strength of this noise; empty where it does."""
+    problem = getattr(wide, "problem", None)
+    if problem is None:
+        return ""
+    noise = np.linalg.eigvalsh(float64.evaluate(covariance, wide, np.asarray(problem.start)))[-1]
+    try:
+        gibbs(problem, max(float(np.asarray(wide.scale)) ** 2 * float(noise) / 2, 1e-300))
+    except ValueError as error:
+        return f" (there is {error})"
+    return ""
 
 
 def _at_walls(p: np.ndarray) -> float:

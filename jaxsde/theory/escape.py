@@ -113,13 +113,13 @@ def mean_first_passage(
             raise ValueError(
                 "watched and walls belong to an SDE: a chain is seen at its own steps, and its grid has no walls"
             )
-        place = checks.vector(np.atleast_1d(np.asarray(start, np.float64)), x.dim, "start")
+        place = checks.vector(np.atleast_1d(start), x.dim, "start")
         ends = _ends(target, place)
         found = chain_passage(x, place, ends, _region(target), box, cells)
         errors = found.error, found.variance_error
         return PassageTime(found.mean, found.variance, *errors, found.method, None, None, found.survival)
     checks.sde(x)
-    place = checks.vector(np.atleast_1d(np.asarray(start, np.float64)), x.dim, "start")
+    place = checks.vector(np.atleast_1d(start), x.dim, "start")
     checks.one_of(walls, ("reflecting", "periodic", "absorbing"), "walls")
     wide = float64.widen(x)
     autonomous(wide)
@@ -171,7 +171,10 @@ def _ends(target: Any, place: np.ndarray) -> tuple[float | None, float | None] |
     """(lo, hi) of a target of numbers, None on the side that has none; None for a function."""
     if callable(target):
         return None
-    ends = np.atleast_1d(np.asarray(target, np.float64))
+    try:
+        ends = np.atleast_1d(np.asarray(target, np.float64))
+    except (TypeError, ValueError):
+        ends = np.empty(0)
     if ends.shape not in ((1,), (2,)) or not np.isfinite(ends).all():
         raise ValueError(
             f"target must be a number, two numbers around the start, or a function of the position; got {target!r}"

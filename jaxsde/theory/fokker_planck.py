@@ -8,6 +8,7 @@ and 2 times as long. Every number is extrapolated from them to cells of size zer
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,7 @@ import scipy.optimize
 
 from . import checks, float64
 from .distance import Distance
-from .enclose import enclose, given
+from .enclose import enclose, given, no_gibbs
 from .lattice import WALLS, Grid
 from .levels import Level
 from .linearise import autonomous
@@ -26,6 +27,8 @@ from .refined import Refined, extrapolate
 
 _CELLS = {1: 1024, 2: 200, 3: 48}
 _MOST = {1: 8192, 2: 480, 3: 72}
+# Cells whose equations fit into the memory of a small machine, as a whole.
+_LIMIT = {1: 1 << 20, 2: 1 << 20, 3: 1 << 19}
 # Cells up to which a spectrum is computed in three dimensions: it takes a full LU.
 _SPECTRUM = 50_000
 _CAVEAT = "with absorbing walls there is no stationary law, and so no "
@@ -241,7 +244,7 @@ def fokker_planck(
     checks.sde(sde)
     if not 1 <= sde.dim <= 3:
         raise ValueError(f"the Fokker–Planck equation is solved in one to three dimensions, and the SDE has {sde.dim}")
-    words = (walls,) * sde.dim if isinstance(walls, str) else tuple(walls)
+    words = (walls,) * sde.dim if isinstance(walls, str) or np.ndim(walls) == 0 else tuple(walls)
     if len(words) != sde.dim or any(word not in WALLS for word in words):
         raise ValueError(f"walls must be {', '.join(WALLS)}, or one of these for each of {sde.dim} axes; got {walls!r}")
     if box is None and words != ("reflecting",) * sde.dim:
@@ -257,7 +260,10 @@ def fokker_planck(
             grid = Grid(lo, hi, tuple(share * n // 4 for n in counts))
             levels.insert(0, Level.solve(wide, grid, words, levels[0] if levels else None))
         if "absorbing" not in words:
-            check_mixing(levels[-1].generator, levels[-1].grid.shape, levels[-1].p)
+            try:
+                check_mixing(levels[-1].generator, levels[-1].grid.shape, levels[-1].p)
+            except ValueError as error:
+                raise ValueError(f"{error}{no_gibbs(wide) if box is None else ''}") from error
         law = _law(tuple(levels[:3]), outside, sde, box is not None)
         error = float((np.diag(law.covariance_error) / np.diag(law.covariance)).max())
         larger = tuple(-(-min(_MOST[sde.dim], 3 * n // 2) // 4) * 4 for n in counts)
@@ -299,6 +305,8 @@ def _counts(cells: Any, dim: int) -> tuple[int, ...]:
     whole = all(isinstance(n, int | np.integer) and not isinstance(n, bool) for n in counts)
     if len(counts) != dim or not whole or min(counts) < 16:
         raise ValueError(f"cells must be an integer from 16, or {dim} of them, got {cells!r}")
+    if (total := math.prod(int(n) for n in counts)) > _LIMIT[dim]:
+        raise ValueError(f"cells={cells!r} makes {total} cells, and the equations of at most {_LIMIT[dim]} are solved: give fewer")
     return tuple(-(-int(n) // 4) * 4 for n in counts)
 
 

@@ -141,12 +141,16 @@ def settled(sde: Any) -> Any:
 
 
 def autonomous(wide: Any) -> None:
-    """`ValueError` for a drift that depends on time: it has no stationary law."""
+    """`ValueError` for a drift that depends on time, which has no stationary law, and for one that is a number nowhere."""
     rng = np.random.default_rng(0)
-    for x in rng.normal(size=(3, wide.dim)):
+    finite = False
+    for x in (places := rng.normal(size=(3, wide.dim))):
         now, later = (float64.evaluate(_drift_at, wide, x, t) for t in (0.0, 1.37))
+        finite |= bool(np.isfinite(now).all())
         if np.abs(later - now).max() > _ROUNDING * (np.abs(now).max() + np.abs(later).max()):
             raise ValueError("the drift depends on time: there is no stationary law")
+    if not finite:
+        raise ValueError(f"the drift is not finite at {places[0]}, nor at other places: give one that is a number everywhere")
 
 
 def drift(sde: Any, x: Any) -> Any:

@@ -226,7 +226,8 @@ def stationary(matrix: scipy.sparse.csr_matrix, dim: int = 1) -> np.ndarray:
             solved = scipy.sparse.linalg.splu(system, permc_spec="COLAMD").solve(source)
         except RuntimeError as error:
             raise ValueError(
-                "the chain has more than one stationary law on this box: it does not get from one part to another"
+                "the chain has more than one stationary law on this box: it does not get from one part to another, or it runs away "
+                "to both sides (a learning rate beyond the stability edge)"
             ) from error
         mass = np.empty(n)
         mass[pivot], mass[rest] = 1.0, solved

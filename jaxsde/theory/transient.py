@@ -93,6 +93,8 @@ def excess_loss(x: Any, position: Position = 0) -> float:
     Exact where `stationary_law` is and the loss is quadratic, and for the laws on the line and of Langevin that are found by
     quadrature; else to leading order, with a `UserWarning`. `ValueError` without a problem or a stationary law.
     """
+    if not isinstance(x, Diffusion | DiffusionChain | OptimizerChain):
+        raise TypeError(f"a Diffusion, DiffusionChain or OptimizerChain is needed, got {type(x).__name__}")
     problem = getattr(x, "problem", None)
     if problem is None:
         raise ValueError("excess_loss needs a loss: this object was made from a drift, and has no problem")
