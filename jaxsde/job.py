@@ -27,7 +27,7 @@ from .report.verdict import Verdict, divergence, is_gibbs, verdict_statistics
 from .stepping.chains import integrate, sgd
 from .stepping.integrators import INTEGRATORS, Heun
 from .theory import gibbs, minimum, stationary_law
-from .theory.epochs import is_by_epochs
+from .theory.moments.epochs import is_by_epochs
 
 _FRAMES = (12, 24)  # looks at the ensemble during burn-in and after it
 _FAR = 2.0  # a variance this many times off its linear theory is not about one minimum alone

@@ -11,8 +11,8 @@ from numpy.testing import assert_allclose
 
 import jaxsde as js
 from jaxsde.theory import Refined, fokker_planck
-from jaxsde.theory.lattice import Grid, jumps
-from jaxsde.theory.markov import stationary
+from jaxsde.theory.diffusion.lattice import Grid, jumps
+from jaxsde.theory.diffusion.markov import stationary
 
 H = np.array([[1.0, 0.3], [0.3, 2.0]])
 C = np.array([[2.0, -0.5], [-0.5, 0.6]])

@@ -12,8 +12,9 @@ import scipy.sparse.linalg
 from numpy.testing import assert_allclose
 
 import jaxsde as js
-from jaxsde.theory import float64, lattice
-from jaxsde.theory.lattice import Grid, decompose, fitted, jumps, rates
+from jaxsde.theory import float64
+from jaxsde.theory.diffusion import lattice
+from jaxsde.theory.diffusion.lattice import Grid, decompose, fitted, jumps, rates
 
 
 def known_law(log_p, d, a):

@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose
 from jaxsde.metrics import fit_temperature, kl_between, kl_to_gibbs, moment_distance, total_variation
 from jaxsde.problems.problem import finite_sum, potential
 from jaxsde.statistics import Covariance, Histogram, Mean, MeanLoss
-from jaxsde.theory.gibbs import gibbs
+from jaxsde.theory.laws.gibbs import gibbs
 
 GROUPS = 32
 BOWL = potential(lambda x: jnp.sum(x**2) / 2, jnp.zeros(1))

@@ -21,7 +21,7 @@ from jaxsde.relations.fluctuation import PathEntropy, path_entropy
 from jaxsde.relations.moments import Drifting
 from jaxsde.struct import replace
 from jaxsde.theory import float64
-from jaxsde.theory.stationary import system
+from jaxsde.theory.moments.stationary import system
 
 H = np.array([[1.0, 0.3], [0.3, 2.0]])
 C = np.array([[2.0, -0.5], [-0.5, 0.6]])

@@ -13,7 +13,7 @@ from written_out import EPOCHS, courses, regression, squared_error, step_maps
 
 import jaxsde as js
 from jaxsde.theory import kurtosis
-from jaxsde.theory.tail import kesten
+from jaxsde.theory.moments.tail import kesten
 
 INDEPENDENT = ("with_replacement", "without_replacement", "svag", "gaussian")
 MOMENTUM = [{}, dict(mu=0.6), dict(mu=0.6, nesterov=True)]

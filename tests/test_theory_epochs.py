@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose
 from written_out import EPOCHS, MOMENTA, courses, enumerated, moments, regression, squared_error, step_maps
 
 import jaxsde as js
-from jaxsde.theory import epochs, reshuffling
+from jaxsde.theory.moments import epochs, reshuffling
 
 
 @pytest.mark.parametrize("outputs", [1, 2], ids=["rank one", "several outputs"])

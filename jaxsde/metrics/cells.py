@@ -9,7 +9,7 @@ from scipy.special import logsumexp
 
 from ..estimate import Unknown
 from ..theory import float64
-from ..theory.gibbs import Gibbs, gibbs
+from ..theory.laws.gibbs import Gibbs, gibbs
 
 # Points at which a loss is evaluated at most, over all boxes.
 MOST_POINTS = 1 << 23

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..estimate import Estimate, Unknown, jackknife, jackknife_two
-from ..theory.gibbs import Gibbs
+from ..theory.laws.gibbs import Gibbs
 from . import binned
 from .cells import Cells
 from .kl import check_same_boxes

@@ -21,7 +21,7 @@ import numpy as np
 
 from ..estimate import Estimate, Unknown, jackknife, jackknife_two
 from ..statistics import Covariance, Histogram
-from ..theory.gaussian import gaussian_kl
+from ..theory.laws.gaussian import gaussian_kl
 from . import binned
 from .fitted import LogMasses
 from .reference import Tilt

@@ -15,7 +15,7 @@ from scipy import optimize
 from ..estimate import Estimate, Unknown, jackknife
 from ..statistics import Covariance
 from ..theory import float64
-from ..theory.gibbs import gibbs
+from ..theory.laws.gibbs import gibbs
 from ..theory.minimum import minimum
 from .sources import MeanAndCovariance, Measured, find, find_mean_loss, moments, read, read_covariance
 

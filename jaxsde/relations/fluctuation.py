@@ -30,7 +30,7 @@ from ..stepping.chains import DiffusionChain, OptimizerChain
 from ..struct import static, struct
 from ..theory import float64
 from ..theory.linearise import is_affine
-from ..theory.stationary import stationary_law
+from ..theory.moments.stationary import stationary_law
 from .moments import Arrays, described
 
 # Edges of the intervals of |ΔS| in the detailed theorem, and the windows that are tried.

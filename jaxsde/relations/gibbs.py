@@ -24,7 +24,7 @@ from ..stepping.integrators import BAOAB, ExactLinear, LeimkuhlerMatthews
 from ..stepping.whole import Whole
 from ..struct import static, struct
 from ..theory import checks, float64
-from ..theory.density import isotropic_temperature
+from ..theory.laws.density import isotropic_temperature
 from ..theory.linearise import is_affine
 from .balance import Balance
 from .generator import bias_of

@@ -16,7 +16,7 @@ from ..problems.problem import finite_sum
 from ..report.style import MUTED, canvas, panel, side_labels, styled
 from ..statistics import Autocovariance
 from ..stepping.chains import sgd
-from ..theory.stationary import system
+from ..theory.moments.stationary import system
 from .figures import DASHES, THEORY, dots
 from .statement import Entry, Statement, components, vector
 

@@ -19,9 +19,9 @@ import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg
 
-from . import float64
-from .confine import wells
-from .lattice import Grid, decompose, fitted, rates
+from .. import float64
+from ..diffusion.lattice import Grid, decompose, fitted, rates
+from ..laws.confine import wells
 
 _CELLS = {1: 4096, 2: 128, 3: 32}
 _SCOUT = {1: 256, 2: 40, 3: 14}

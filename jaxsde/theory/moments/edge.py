@@ -18,19 +18,19 @@ from typing import Any
 
 import numpy as np
 
-from ..dynamics.equations import fraction
-from ..dynamics.gradients import gradient, noise_factor, svag_gradient
-from ..dynamics.noise import EPOCHS
-from ..random.clocks import steps_per_epoch
-from . import checks, float64
+from ...dynamics.equations import fraction
+from ...dynamics.gradients import gradient, noise_factor, svag_gradient
+from ...dynamics.noise import EPOCHS
+from ...random.clocks import steps_per_epoch
+from .. import checks, float64
+from ..examples import Examples, examples_at
+from ..linear import Equation, Feedback, find_root
+from ..linearise import is_affine, problem_noise
+from ..minimum import FLAT, minimum
+from ..updates import Update
 from .epochs import Epoch
-from .examples import Examples, examples_at
-from .linear import Equation, Feedback, find_root
-from .linearise import is_affine, problem_noise
-from .minimum import FLAT, minimum
 from .orbits import orders_of, radii
 from .reshuffling import moments_of_epochs
-from .updates import Update
 
 # Learning rates that are looked at on the way up differ by so much.
 _STEP = 1.02

@@ -24,9 +24,9 @@ import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg
 
-from .confine import wells
-from .lattice import Grid
-from .stationary import stationary_law
+from ..diffusion.lattice import Grid
+from ..laws.confine import wells
+from ..moments.stationary import stationary_law
 from .step_law import StepLaw
 
 CELLS = {1: 2048, 2: 128}

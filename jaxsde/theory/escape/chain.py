@@ -11,10 +11,10 @@ import scipy.linalg
 import scipy.sparse
 import scipy.sparse.linalg
 
-from .escape_grid import Region, given_box, whole
-from .lattice import Grid
-from .step_law import StepLaw, step_law
-from .transfer import CELLS, REACH, WIDE, anchors, transport, typical_step
+from ..diffusion.lattice import Grid
+from ..discrete.step_law import StepLaw, step_law
+from ..discrete.transfer import CELLS, REACH, WIDE, anchors, transport, typical_step
+from .grid import Region, given_box, whole
 
 _SCOUT = {1: 256, 2: 40}
 _SHARE = 1e-11

@@ -19,12 +19,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..dynamics.gradients import Surrogate, Svag, noise_of
-from ..stepping.chains import DiffusionChain, OptimizerChain
-from ..stepping.integrators import EulerMaruyama
-from ..types import Drawn
-from . import float64
-from .linearise import autonomous
+from ...dynamics.gradients import Surrogate, Svag, noise_of
+from ...stepping.chains import DiffusionChain, OptimizerChain
+from ...stepping.integrators import EulerMaruyama
+from ...types import Drawn
+from .. import float64
+from ..linearise import autonomous
 
 MOST_OUTCOMES = 1 << 14
 _HERMITE = 16

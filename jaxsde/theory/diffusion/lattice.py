@@ -36,8 +36,8 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from . import float64
-from .linearise import covariance, drift
+from .. import float64
+from ..linearise import covariance, drift
 
 WALLS = ("reflecting", "periodic", "absorbing")
 # Positions are evaluated this many at a time, whatever the grid: one compilation.

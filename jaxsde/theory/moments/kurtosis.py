@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 import scipy.sparse.linalg
 
+from ..linear import find_root, operator
 from .edge import Setting, edge_of, setting_of
-from .linear import find_root, operator
 
 # A polynomial in M₁, M₂, …: how much there is of each product, named by its sorted indices.
 Polynomial = dict[tuple[int, ...], float]

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from ..problems.problem import FiniteSum, Potential
-from . import checks, float64
+from ...problems.problem import FiniteSum, Potential
+from .. import checks, float64
+from ..linearise import is_affine
+from ..minimum import FLAT, minimum
 from .confine import DEEP, Tails, tail_power, tails, wells
-from .grid import Integral, integrate
-from .linearise import is_affine
-from .minimum import FLAT, minimum
+from .integrals import Integral, integrate
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ import numpy as np
 import scipy.linalg
 import scipy.special
 
+from ..linear import Equation, affine_fixed_point, packed_matrix, repeated
 from .epochs import FEWEST, GROUPS, Epoch, last, relative_error, sampled_orders
-from .linear import Equation, affine_fixed_point, packed_matrix, repeated
 
 # Numbers that one pass over all subsets may touch, for one X and for a whole basis of them.
 _ONE, _BASIS = 6e7, 2e8

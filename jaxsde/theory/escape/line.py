@@ -23,7 +23,7 @@ import numpy as np
 import scipy.linalg
 from scipy.special import logsumexp
 
-from .density import _Rates
+from ..laws.density import _Rates
 
 _COUNT = 16
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(_COUNT)

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from ..dynamics.equations import Diffusion
-from . import checks
+from ...dynamics.equations import Diffusion
+from .. import checks
+from ..linear import lyapunov
+from ..linearise import of_sde
+from ..moments.stationary import system
 from .fokker_planck import FokkerPlanck, fokker_planck
-from .linear import lyapunov
-from .linearise import of_sde
-from .stationary import system
 
 
 def area_rates(x: Any) -> np.ndarray:

@@ -21,15 +21,15 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from ..dynamics.gradients import Minibatch
-from ..dynamics.noise import EPOCHS
-from ..random.clocks import steps_per_epoch
-from ..stepping.chains import OptimizerChain
-from . import float64
-from .examples import Examples, examples_at
-from .linearise import is_affine
-from .minimum import minimum
-from .updates import Update, update_of
+from ...dynamics.gradients import Minibatch
+from ...dynamics.noise import EPOCHS
+from ...random.clocks import steps_per_epoch
+from ...stepping.chains import OptimizerChain
+from .. import float64
+from ..examples import Examples, examples_at
+from ..linearise import is_affine
+from ..minimum import minimum
+from ..updates import Update, update_of
 
 # Numbers that a pass over sampled orders may touch, and how many orders are sampled at least and at most.
 WORK = 4e9

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from . import float64
+from .. import float64
 
 _POINTS = 41
 

@@ -23,20 +23,21 @@ from typing import Any
 
 import numpy as np
 
-from ..dynamics.equations import Diffusion
-from ..dynamics.gradients import noise_factor
-from ..random.clocks import steps_per_epoch
-from ..stepping.chains import DiffusionChain, OptimizerChain
-from ..stepping.integrators import EulerMaruyama
-from ..struct import replace
-from . import epochs, float64
-from .density import isotropic_temperature, stationary_density
-from .linear import Equation
-from .linearise import Noise, drift, is_affine, of_problem, of_sde, settled
-from .minimum import minimum
+from ...dynamics.equations import Diffusion
+from ...dynamics.gradients import noise_factor
+from ...random.clocks import steps_per_epoch
+from ...stepping.chains import DiffusionChain, OptimizerChain
+from ...stepping.integrators import EulerMaruyama
+from ...struct import replace
+from .. import float64
+from ..laws.density import isotropic_temperature, stationary_density
+from ..linear import Equation
+from ..linearise import Noise, drift, is_affine, of_problem, of_sde, settled
+from ..minimum import minimum
+from ..updates import step_of, update_of
+from . import epochs
 from .orbits import orbits
 from .reshuffling import moments_of_epochs
-from .updates import step_of, update_of
 
 Position = int | str | Iterable[int]
 

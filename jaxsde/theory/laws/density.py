@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import checks, float64
+from .. import checks, float64
+from ..linear import find_root, lyapunov
+from ..linearise import autonomous, covariance, drift, of_sde, rest_point
 from .gibbs import Gibbs, gibbs
-from .linear import find_root, lyapunov
-from .linearise import autonomous, covariance, drift, of_sde, rest_point
 
 if TYPE_CHECKING:
-    from .fokker_planck import FokkerPlanck
+    from ..diffusion.fokker_planck import FokkerPlanck
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 _DEEP = 40.0
@@ -116,7 +116,7 @@ def stationary_density(sde: Any) -> LineDensity | GaussianDensity | Gibbs | Fokk
 
 
 def _on_a_grid(sde: Any) -> Any:
-    from .fokker_planck import fokker_planck  # which measures distances to the densities of this file
+    from ..diffusion.fokker_planck import fokker_planck  # which measures distances to the densities of this file
 
     why = "no closed stationary density for this SDE (isotropic noise with −∇L and constant noise with a linear drift have one)"
     if sde.dim > 3:

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from . import checks, float64
+from .. import checks, float64
+from ..linear import find_root
+from ..minimum import minimum
 from .density import LineDensity
 from .gibbs import family, gibbs
-from .linear import find_root
-from .minimum import minimum
 
 
 def temperature_of_loss(problem: Any, mean_loss: float) -> float:

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import scipy.optimize
 
-from . import checks, float64
-from .gibbs import Gibbs, gibbs
+from .. import checks, float64
+from ..laws.gibbs import Gibbs, gibbs
+from ..laws.temperature import temperature_of_loss
+from ..linear import find_root
 from .lattice import everywhere
 from .levels import Level
-from .linear import find_root
 from .refined import Refined, extrapolate
-from .temperature import temperature_of_loss
 
 
 @dataclass(frozen=True, eq=False)

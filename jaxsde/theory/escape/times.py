@@ -2,9 +2,9 @@
 
 | process | how |
 |---|---|
-| an SDE in one dimension | quadrature (`escape_line`), to rounding |
-| an SDE in two or three | the generator on a grid without the region (`escape_grid`), second order, extrapolated, with its error |
-| a chain in one or two (SGD itself) | its transfer operator without the region (`escape_chain`) |
+| an SDE in one dimension | quadrature (`line`), to rounding |
+| an SDE in two or three | the generator on a grid without the region (`grid`), second order, extrapolated, with its error |
+| a chain in one or two (SGD itself) | its transfer operator without the region (`chain`) |
 | any of these at low temperature | `eyring_kramers`, the leading order |
 
 The distribution comes from the resolvent, S(t) = (1/2πi) ∫ e^(zt) ((z − L)⁻¹ 1)(start) dz along a hyperbola around the spectrum.
@@ -23,13 +23,13 @@ import numpy as np
 import scipy.optimize
 from scipy.special import zeta
 
-from ..stepping.chains import DiffusionChain, OptimizerChain
-from . import checks, float64
-from .escape_chain import chain_passage
-from .escape_grid import Region, grid_passage
-from .escape_line import passage
-from .linearise import autonomous, covariance
-from .minimum import minimum
+from ...stepping.chains import DiffusionChain, OptimizerChain
+from .. import checks, float64
+from ..linearise import autonomous, covariance
+from ..minimum import minimum
+from .chain import chain_passage
+from .grid import Region, grid_passage
+from .line import passage
 from .saddle import polished, saddle_between
 
 # −ζ(1/2)/√(2π) = .5826: by how many standard deviations of a step a Gaussian random walk overshoots a level, on average.

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from . import checks, float64
-from .minimum import minimum
+from .. import checks, float64
+from ..minimum import minimum
 
 
 def gaussian_kl(mean1: Any, cov1: Any, mean2: Any, cov2: Any) -> float:

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import scipy.optimize
 
-from . import checks, float64
-from .confine import DEEP, wells
-from .gibbs import gibbs
+from .. import checks, float64
+from ..laws.confine import DEEP, wells
+from ..laws.gibbs import gibbs
+from ..linear import Equation, lyapunov
+from ..linearise import covariance, drift, drift_jacobian, of_sde
 from .lattice import Grid, Jumps, jumps, rates
-from .linear import Equation, lyapunov
-from .linearise import covariance, drift, drift_jacobian, of_sde
 from .markov import check_mixing, roughly, stationary
 
 _COARSE = {1: 256, 2: 48, 3: 24}

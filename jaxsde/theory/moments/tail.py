@@ -23,18 +23,18 @@ from typing import Any
 import numpy as np
 import scipy.special
 
-from ..dynamics.equations import Diffusion
-from ..dynamics.gradients import FullBatch, Minibatch, Surrogate, Svag, noise_factor
-from ..stepping.chains import DiffusionChain, OptimizerChain
-from ..stepping.integrators import EulerMaruyama
-from . import float64
+from ...dynamics.equations import Diffusion
+from ...dynamics.gradients import FullBatch, Minibatch, Surrogate, Svag, noise_factor
+from ...stepping.chains import DiffusionChain, OptimizerChain
+from ...stepping.integrators import EulerMaruyama
+from .. import float64
+from ..examples import Examples, examples_at
+from ..linear import Equation, find_root
+from ..linearise import Local, is_affine, of_problem, of_sde
+from ..minimum import minimum
 from .edge import edge_of, setting_of
 from .epochs import is_by_epochs
-from .examples import Examples, examples_at
 from .kurtosis import fourth_growth, is_covered
-from .linear import Equation, find_root
-from .linearise import Local, is_affine, of_problem, of_sde
-from .minimum import minimum
 
 # Batches that are enumerated, and the relative size of what counts as no noise.
 _BATCHES = 500_000

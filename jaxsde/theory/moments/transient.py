@@ -18,19 +18,19 @@ from typing import Any
 
 import numpy as np
 
-from ..dynamics.equations import Diffusion
-from ..stepping.chains import DiffusionChain, OptimizerChain
-from . import checks, float64
-from .density import isotropic_temperature, stationary_density
+from ...dynamics.equations import Diffusion
+from ...stepping.chains import DiffusionChain, OptimizerChain
+from .. import checks, float64
+from ..laws.density import isotropic_temperature, stationary_density
+from ..laws.gibbs import gibbs
+from ..linear import pack, unpack
+from ..linearise import is_affine
+from ..minimum import minimum
+from ..updates import start_of
 from .epochs import epoch_of, is_by_epochs
-from .gibbs import gibbs
-from .linear import pack, unpack
-from .linearise import is_affine
-from .minimum import minimum
 from .orbits import along_orders
 from .reshuffling import moments_at, moments_of_epochs
 from .stationary import Position, System, stationary_law, system
-from .updates import start_of
 
 # Up to this many unknowns the map of the moments is a matrix.
 _DENSE = 700

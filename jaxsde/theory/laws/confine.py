@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
 
-from . import float64
+from .. import float64
 
 # A well whose density is below e^(−DEEP) of the highest is left out.
 DEEP = 42.0

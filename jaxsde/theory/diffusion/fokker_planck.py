@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import scipy.optimize
 
-from . import checks, float64
+from .. import checks, float64
+from ..linearise import autonomous
 from .distance import Distance
 from .enclose import enclose, given, no_gibbs
 from .lattice import WALLS, Grid
 from .levels import Level
-from .linearise import autonomous
 from .markov import check_mixing, evolve, mean_time, relaxation
 from .refined import Refined, extrapolate
 

@@ -11,12 +11,12 @@ import scipy.sparse
 import scipy.sparse.linalg
 from scipy.special import logsumexp
 
-from . import checks, float64
-from .gibbs import gibbs
-from .lattice import Grid
-from .refined import Refined
+from .. import checks, float64
+from ..diffusion.lattice import Grid
+from ..diffusion.refined import Refined
+from ..laws.gibbs import gibbs
+from ..laws.temperature import temperature_of_loss
 from .step_law import StepLaw, step_law
-from .temperature import temperature_of_loss
 from .transfer import CELLS, MANY, MOST_ENTRIES, found_box, stationary, transport, typical_step
 
 _NEGATIVE = 1e-5  # of the largest mass: interpolation of a law that is not smooth on the cells goes below zero by more

@@ -1,0 +1,4 @@
+"""The law of a chain on a grid, without simulating it.
+
+One step of it (`step_law`), its transfer operator (`transfer`), the stationary law and its distances to densities (`chain_law`).
+"""
