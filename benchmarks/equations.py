@@ -7,7 +7,9 @@ the final positions.
 from __future__ import annotations
 
 import functools
+import importlib.util
 import math
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,13 +25,13 @@ from .harness import Implementation, Ready, Workload, ahead_of_time, cold_start,
 
 
 class Equation(NamedTuple):
-    """phi <- phi − dt ∇L(phi) + S z. `slope` is ∇L in NumPy, over positions ["c d"]; S is a number or a matrix."""
+    """phi <- phi − dt ∇L(phi) + S z. `slope` is ∇L in NumPy or torch, over positions ["c d"]; S is a number or a matrix."""
 
     name: str
     start: np.ndarray
     dt: float
     loss: Callable[[Any], Any]
-    slope: Callable[[np.ndarray], np.ndarray]
+    slope: Callable[[Any], Any]
     size: Any
     chain: Callable[[], Any]
     kernel: str
@@ -43,6 +45,11 @@ class Equation(NamedTuple):
     def spread(self, z: Any) -> Any:
         """S z, over the last axis."""
         return self.size * z if np.ndim(self.size) == 0 else z @ self.size.T
+
+
+def library(x: Any) -> Any:
+    """NumPy or torch, whichever `x` is an array of."""
+    return np if isinstance(x, np.ndarray) else sys.modules["torch"]
 
 
 def reference(equation: Equation, chains: int, steps: int, seed: int = 99, dtype: Any = np.float64) -> np.ndarray:
@@ -138,6 +145,36 @@ def blackjax(equation: Equation, chains: int, steps: int) -> Ready:
     return ahead_of_time(lambda key: jax.vmap(one)(jax.random.split(key, chains)), jax.random.key)
 
 
+def torchsde(equation: Equation, chains: int, steps: int) -> Ready:
+    """`sdeint` with method="euler", without gradients: drift and the product with the noise written out, increments made once."""
+    import torch  # pyright: ignore[reportMissingImports]  # both are measured where they happen to be installed
+    import torchsde as tsde  # pyright: ignore[reportMissingImports]
+
+    dt, span = equation.dt, equation.dt * steps
+    times = torch.tensor([0.0, span], dtype=torch.float64)
+    size = torch.as_tensor(np.transpose(equation.size) / math.sqrt(dt), dtype=torch.float32)
+
+    class Sde:
+        noise_type, sde_type = "diagonal" if size.ndim == 0 else "general", "ito"
+
+        def f_and_g_prod(self, t: Any, x: Any, v: Any) -> tuple[Any, Any]:
+            return -equation.slope(x), size * v if size.ndim == 0 else v @ size
+
+        def f(self, t: Any, x: Any) -> Any:
+            return -equation.slope(x)
+
+        def g(self, t: Any, x: Any) -> Any:
+            return size.expand(*x.shape, *size.shape[1:])
+
+    def run(seed: int) -> np.ndarray:
+        start = torch.as_tensor(equation.start, dtype=torch.float32).repeat(chains, 1)
+        path = tsde.BrownianInterval(0.0, span, size=tuple(start.shape), dtype=start.dtype, entropy=seed, dt=dt)
+        with torch.no_grad():
+            return tsde.sdeint(Sde(), start, times, bm=path, method="euler", dt=dt)[-1].numpy()
+
+    return Ready(run, executor="torch")
+
+
 def workload(equation: Equation, chains: int, executors: tuple[str, ...], scale: float = 1.0) -> Workload:
     """Every implementation that can run here. Steps differ, so that slow ones take no longer than fast ones."""
     n = {name: max(16, int(scale * count)) for name, count in equation.steps.items()}
@@ -152,6 +189,8 @@ def workload(equation: Equation, chains: int, executors: tuple[str, ...], scale:
     ]
     if np.ndim(equation.size) == 0:  # SGLD knows isotropic noise only
         ways.append(Implementation("BlackJAX SGLD", "peer", n["blackjax"], bound(blackjax, equation)))
+    if importlib.util.find_spec("torchsde"):
+        ways.append(Implementation("torchsde Euler", "peer", n["torchsde"], bound(torchsde, equation)))
     ways += yardstick.implementations(equation.kernel, equation.dim, equation.given, n["limit"])
     return Workload(equation.name, chains, functools.partial(reference, equation), ways)
 
@@ -166,7 +205,7 @@ def ornstein_uhlenbeck() -> Equation:
 
     size = math.sqrt(2 * dt)
     steps = {"native": 120_000, "vmap": 20_000, "diffrax": 400, "tree": 40, "numpy": 4_000, "naive": 1_000, "one key": 4_000,
-             "blackjax": 1_000, "limit": 200_000}  # fmt: skip
+             "blackjax": 1_000, "torchsde": 400, "limit": 200_000}  # fmt: skip
     return Equation(
         "OU 1-d", np.zeros(1), dt, lambda x: 0.5 * jnp.sum(x**2), lambda x: x, size, chain, "ornstein_uhlenbeck",
         np.array([1 - dt, size]), steps,
@@ -180,8 +219,8 @@ def double_well() -> Equation:
     def loss(x: Any) -> Any:
         return (x[0] ** 2 - 1) ** 2 / 4 + x[1] ** 2 / 2 + c * x[0] * x[1]
 
-    def slope(x: np.ndarray) -> np.ndarray:
-        return np.stack([x[:, 0] * (x[:, 0] ** 2 - 1) + c * x[:, 1], x[:, 1] + c * x[:, 0]], axis=1)
+    def slope(x: Any) -> Any:
+        return library(x).stack([x[:, 0] * (x[:, 0] ** 2 - 1) + c * x[:, 1], x[:, 1] + c * x[:, 0]], 1)
 
     def chain() -> Any:
         problem = js.potential(loss, jnp.ones(2))
@@ -189,7 +228,7 @@ def double_well() -> Equation:
 
     size = math.sqrt(2 * temperature * dt)
     steps = {"native": 60_000, "vmap": 10_000, "diffrax": 200, "tree": 20, "numpy": 1_500, "naive": 500, "one key": 2_000,
-             "blackjax": 500, "limit": 100_000}  # fmt: skip
+             "blackjax": 500, "torchsde": 200, "limit": 100_000}  # fmt: skip
     return Equation(
         "double well 2-d", np.ones(2), dt, loss, slope, size, chain, "double_well", np.array([dt, size, c]), steps
     )
@@ -212,9 +251,12 @@ def quadratic() -> Equation:
         problem = js.potential(loss, jnp.zeros(dim), noise_covariance=covariance)
         return js.integrate(js.sgd_sde(problem, learning_rate=eta), dt=eta)
 
+    def slope(x: Any) -> Any:
+        return x @ library(x).asarray(hessian, dtype=x.dtype)
+
     given = np.concatenate([(np.eye(dim) - eta * hessian).ravel(), (eta * factor).ravel()])
     steps = {"native": 12_000, "vmap": 2_000, "diffrax": 60, "tree": 8, "numpy": 300, "naive": 150, "one key": 400,
-             "blackjax": 150, "limit": 15_000}  # fmt: skip
+             "blackjax": 150, "torchsde": 60, "limit": 15_000}  # fmt: skip
     return Equation(
-        "quadratic 10-d", np.zeros(dim), eta, loss, lambda x: x @ hessian.T, eta * factor, chain, "quadratic", given, steps
+        "quadratic 10-d", np.zeros(dim), eta, loss, slope, eta * factor, chain, "quadratic", given, steps
     )

@@ -217,7 +217,7 @@ def processor() -> str:
 def versions() -> dict[str, str]:
     """Of Python, the packages that matter, and the commit of this checkout (with + where it was changed since)."""
     found = {"python": platform.python_version()}
-    for name in ("jaxsde", "jax", "jaxlib", "numpy", "diffrax", "blackjax"):
+    for name in ("jaxsde", "jax", "jaxlib", "numpy", "diffrax", "blackjax", "torchsde"):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
