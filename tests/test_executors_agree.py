@@ -99,21 +99,31 @@ def test_losses_under_lanes(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["squared_error", "huber", "cauchy"])
+@pytest.mark.parametrize("name", [*LOSSES, *POTENTIALS])
 def test_the_law_over_a_hundred_thousand_steps(name):
-    """By then roundings have grown as they like: the laws agree, at 5 standard errors of the difference (a false alarm in 10^6
-    for each of the 12 numbers), and those of a learning rate half as large again do not."""
+    """By then roundings have grown as they like: four moments of each component and the mean loss agree, at 6 standard errors of
+    the difference (Student's t, 62 degrees: a false alarm in 2·10^4 for all the 342 numbers), and at a learning rate half as large
+    again they do not."""
+    if name in LOSSES:
+        problem, start = (chain := sgd(name, "with_replacement"))[0].problem, chain[1]
+        rate, batch = 0.02, 2
+    else:
+        start = np.array(POTENTIALS[name].start() if callable(POTENTIALS[name].start) else POTENTIALS[name].start, float)
+        problem = js.potential(POTENTIALS[name].function, start, noise_covariance=POTENTIALS[name].variance)
+        rate, batch = POTENTIALS[name].learning_rate, 1
 
-    def law(executor, rate=0.02):
-        chain, start = sgd(name, "with_replacement")
-        chain = js.sgd(chain.problem, learning_rate=rate, batch_size=2)
-        run = js.simulate(chain, start, key=KEY if executor == "native" else js.key(18), chains=1024, steps=100_000, burn_in=2_000,
-                          every=20, statistics={"cov": js.Covariance()}, executor=executor)  # fmt: skip
-        return run["cov"]
+    def law(executor, factor=1.0):
+        chain = js.sgd(problem, learning_rate=factor * rate, batch_size=batch)
+        run = js.simulate(
+            chain, start, key=KEY if executor == "native" else js.key(18), chains=256, steps=100_000, burn_in=2_000, every=50,
+            statistics={"moments": js.Moments(), "loss": js.MeanLoss(problem)}, executor=executor,
+        )  # fmt: skip
+        assert run.executor == executor and not run.diverged.any()
+        return [run[name] for name in run.statistics]
 
     def z(a, b):
-        return np.abs((a.value - b.value) / np.hypot(a.stderr, b.stderr)).max()
+        return max(np.abs((x.value - y.value) / np.hypot(x.stderr, y.stderr)).max() for x, y in zip(a, b, strict=True))
 
     reference = law("vmap")
-    assert z(law("native"), reference) < 5
-    assert z(law("native", 0.03), reference) > 5
+    assert z(law("native"), reference) < 6
+    assert z(law("native", 1.5), reference) > 6
