@@ -170,6 +170,9 @@ def test_kesten():
         assert js.theory.tail_index(js.sgd(problem, learning_rate=0.01)) == np.inf  # every |T| ≤ 1
         with pytest.raises(ValueError, match="no stationary law"):
             js.theory.tail_index(js.sgd(problem, learning_rate=50.0))
+        signs = js.finite_sum(squared_error, (np.array([0.0, 3**0.5]).reshape(2, 1, 1), np.ones((2, 1))), np.zeros(1))
+        with pytest.raises(ValueError, match="no stationary law"):
+            js.theory.tail_index(js.sgd(signs, learning_rate=2 / 3))  # |T| = 1 but for rounding: a walk
 
 
 def test_kesten_in_more_dimensions():
