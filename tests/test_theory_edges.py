@@ -12,8 +12,7 @@ from sklearn.datasets import load_diabetes
 from written_out import EPOCHS, courses, regression, squared_error, step_maps
 
 import jaxsde as js
-from jaxsde.theory import kurtosis
-from jaxsde.theory.moments.tail import kesten
+from jaxsde.theory.moments import kurtosis
 
 INDEPENDENT = ("with_replacement", "without_replacement", "svag", "gaussian")
 MOMENTUM = [{}, dict(mu=0.6), dict(mu=0.6, nesterov=True)]
@@ -88,15 +87,12 @@ def test_fourth_moments_at_the_edge(sampling, momentum):
         assert eta <= edge(js.theory.stability_edge, problem, b, sampling, momentum) * (1 + 1e-9)
 
 
-def test_known_edges(monkeypatch):
-    """Diabetes: bmi, bp and s5. And the same by a Krylov method; in one dimension E(1 − ηĥ)⁴ = 1."""
+def test_edges_of_fourth_moments_by_krylov_and_on_the_line(monkeypatch):
+    """Diabetes: bmi, bp and s5, by the whole matrix and by a Krylov method; in one dimension E(1 − ηĥ)⁴ = 1."""
     data: Any = load_diabetes()
     z = lambda a: (a - a.mean(axis=0)) / a.std(axis=0)  # noqa: E731
     with jax.enable_x64(True):
         problem = js.finite_sum(squared_error, (z(data.data[:, [2, 3, 8]])[:, None], z(data.target)[:, None]), np.zeros(3))
-    for b, second, fourth in ((1, 0.385356, 0.2956), (4, 0.785379, 0.6185), (16, 1.005888, 0.8913)):
-        assert_allclose(js.theory.stability_edge(problem, b), second, atol=1e-6)
-        assert_allclose(js.theory.kurtosis_edge(problem, b), fourth, atol=1e-4)
     x = np.array([0.5, 1.0, -1.5, 2.0])
     with jax.enable_x64(True):
         line = js.finite_sum(lambda q, e: 0.5 * (e * q[0] - 1) ** 2, x, np.zeros(1))
@@ -140,11 +136,7 @@ def test_what_edges_refuse():
 
 
 def test_kesten():
-    """Gaussian data on the line, by a sum; batches written out; the edges are where the index is 2 and 4; Student's t."""
-    x = np.linspace(-14, 14, 400_001)
-    odds = np.exp(-x * x / 2) / np.exp(-x * x / 2).sum()
-    for eta, index in ((0.3, 5.306), (0.5, 2.904), (2 / 3, 2.0), (0.8, 1.546)):
-        assert_allclose(kesten(1 - eta * x * x, odds), index, atol=5e-4)
+    """Batches written out; the edges are where the index is 2 and 4; Student's t; Euler–Maruyama."""
     x = np.random.default_rng(1).normal(size=5)
     with jax.enable_x64(True):
         problem = js.finite_sum(lambda q, e: 0.5 * (e[0] * q[0] - e[1]) ** 2, (x, x**2 + 1), np.zeros(1))
@@ -170,6 +162,9 @@ def test_kesten():
         assert js.theory.tail_index(js.sgd(problem, learning_rate=0.01)) == np.inf  # every |T| ≤ 1
         with pytest.raises(ValueError, match="no stationary law"):
             js.theory.tail_index(js.sgd(problem, learning_rate=50.0))
+        signs = js.finite_sum(squared_error, (np.array([0.0, 3**0.5]).reshape(2, 1, 1), np.ones((2, 1))), np.zeros(1))
+        with pytest.raises(ValueError, match="no stationary law"):
+            js.theory.tail_index(js.sgd(signs, learning_rate=2 / 3))  # |T| = 1 but for rounding: a walk
 
 
 def test_kesten_in_more_dimensions():

@@ -89,13 +89,6 @@ def test_equal_hessians(n, b):
         assert_allclose(js.theory.stationary_covariance(chains["shuffle_once"])[0, 0], spread / (1 - decay**m) ** 2, rtol=1e-10)
 
 
-def test_the_known_variance_of_reshuffling():
-    with jax.enable_x64(True):
-        problem = js.finite_sum(lambda q, e: 0.5 * (q[0] - e) ** 2, np.array([1.0, -1.0, 1.0, -1.0]), np.zeros(1))
-        chain = js.sgd(problem, learning_rate=0.1, sampling="random_reshuffling")
-    assert_allclose(js.theory.stationary_covariance(chain), [[9.5659e-4]], atol=5e-9)
-
-
 def test_examples_that_are_alike_are_counted(monkeypatch):
     """A hundred examples of two kinds, and the sets of a few examples: the same as all told apart, and as the sampled orders."""
     problem, *_ = regression(3, 2)

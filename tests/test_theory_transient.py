@@ -58,6 +58,29 @@ def test_against_recursions(sampling, b):
         assert_allclose(found.covariance[-1], js.theory.stationary_covariance(chain, 500 % 5 if b == 1 else 0), atol=1e-9)
 
 
+@pytest.mark.parametrize("sampling", ["with_replacement", "random_reshuffling", "cyclic"])
+def test_more_parameters_than_data(sampling):
+    """No isolated minimum: every moment about any of them all the same, and what no example sees stays where it began."""
+    n, d, eta = 3, 4, 0.05
+    problem, hessians, gradients, best = regression(n, d)
+    start = best + np.array([1.0, -2.0, 0.5, 1.5])
+    y = np.concatenate([start - best, np.zeros(d), [1.0]])
+    with jax.enable_x64(True):
+        chain = js.sgd(problem, learning_rate=eta, sampling=sampling, optimizer=js.momentum(0.6))
+    found = js.theory.transient(chain, start, STEPS)
+    assert found.exact
+    for k, x in enumerate(recursion(sampling, 1, lambda s: step_maps(hessians, gradients, eta, s, mu=0.6), y, n)):
+        mean, covariance = moments(x, d)
+        assert_allclose(found.mean[k] - best, mean, atol=1e-11)
+        assert_allclose(found.covariance[k], covariance, atol=1e-11)
+    unseen = np.linalg.svd(hessians.mean(axis=0))[0][:, n:]
+    assert_allclose(unseen.T @ found.mean.T, np.repeat(unseen.T @ start[:, None], len(STEPS), axis=1), atol=1e-9)
+    if sampling != "cyclic":
+        assert np.trace(found.covariance[2]) > 1e-3 > np.trace(found.covariance[-1])  # it comes to rest: no noise is left
+    with pytest.raises(ValueError, match="not isolated"):
+        js.theory.stationary_law(chain)
+
+
 @pytest.mark.parametrize("n,b", [(4, 1), (5, 2)])
 def test_equal_hessians_of_any_number(n, b):
     """The closed forms for equal Hessians against every order, and Σ over n = 300 examples without enumeration."""

@@ -1,15 +1,12 @@
-"""Closed forms, recursions and quadratures that fix every convention of `jaxsde.theory`.
+"""`jaxsde.theory` on real data, in default precision, and where there is no law; the table of `test_known_answers` has the rest.
 
 Where digits count the objects are built in float64 (`double`), so that the numbers are compared at 1e-8 or at the digits in which
 they are known: by default a learning rate of 0.1 is a float32, 0.100000001.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import scipy.stats
 from numpy.testing import assert_allclose
@@ -19,10 +16,8 @@ import jaxsde.theory as theory
 from jaxsde.dynamics.equations import brownian, langevin, sde, sgd_sde
 from jaxsde.problems.problem import finite_sum, potential
 from jaxsde.stepping.chains import integrate, sgd
-from jaxsde.stepping.integrators import EulerMaruyama, Heun, Milstein
 
 Q1 = (np.array([[1.0, 0.3], [0.3, 2.0]]), np.array([[2.0, -0.5], [-0.5, 0.6]]))
-Q2 = (np.array([[2.0, 0.6], [0.6, 0.5]]), np.array([[1.0, -0.4], [-0.4, 0.3]]))
 
 
 @pytest.fixture
@@ -69,28 +64,6 @@ def kron_lyapunov(h, q):
     return np.linalg.solve(np.kron(h, eye) + np.kron(eye, h), q.ravel()).reshape(h.shape)
 
 
-@pytest.mark.parametrize(
-    ("case", "eta", "kl", "ep"),
-    [(Q1, 0.1, 0.28763678, 0.0022456140), (Q2, 0.02, 0.16054458, 2.97257143)],
-    ids=["Q1", "Q2"],
-)
-def test_constant_noise_sde(double, case, eta, kl, ep):
-    h, c = case
-    problem = quadratic(h, c)
-    process = sgd_sde(problem, learning_rate=eta)
-    s = theory.stationary_covariance(process)
-    assert_allclose(h @ s + s @ h, eta * c, atol=1e-12)
-    assert_allclose(theory.best_temperature(problem, s), eta * np.trace(c) / 4, rtol=1e-10)
-    assert_allclose(
-        theory.gaussian_kl_to_gibbs(problem, s), kl, atol=1.1e-7
-    )  # Q1's digits are those at ε* = .00153846, to 1e-7
-    assert_allclose(theory.gaussian_kl_to_gibbs(problem, s), gaussian_kl(h, kron_lyapunov(h, eta * c)), rtol=1e-10)
-    assert_allclose(theory.entropy_production(process), ep, rtol=2e-8)
-    other = sgd_sde(problem, learning_rate=eta / 7)
-    assert_allclose(theory.entropy_production(other), theory.entropy_production(process), rtol=1e-9)
-    assert_allclose(theory.gaussian_kl_to_gibbs(problem, theory.stationary_covariance(other)), kl, atol=6e-9)
-
-
 def test_area_rate_sign(double):
     """Q₁₂ of Q1 is positive, and an independent simulation turns the same way."""
     h, c = Q1
@@ -122,20 +95,6 @@ def test_default_precision_reads_the_same_objects():
     assert dict(jax.config.values) == before
 
 
-def test_unit_noise_is_gibbs_but_the_discrete_chain_is_not(double):
-    h, eta = Q2[0], 0.02
-    problem = quadratic(h)
-    s = theory.stationary_covariance(sgd_sde(problem, learning_rate=eta))
-    assert_allclose(theory.best_temperature(problem, s), eta / 2, rtol=1e-12)
-    assert abs(theory.gaussian_kl_to_gibbs(problem, s)) < 1e-12
-    assert abs(theory.entropy_production(sgd_sde(problem, learning_rate=eta))) < 1e-12
-    chain = sgd(problem, learning_rate=eta)
-    discrete = theory.stationary_covariance(chain)
-    assert_allclose(discrete, eta * np.linalg.inv(2 * h - eta * h @ h), rtol=1e-10)
-    assert theory.gaussian_kl_to_gibbs(problem, discrete) > 1e-5
-    assert np.abs(theory.area_rates(chain)).max() < 1e-14
-
-
 @pytest.mark.parametrize("sampling", ["gaussian", "two_point", "three_point"])
 def test_constant_noise_sgd(double, sampling):
     one = sgd(quadratic(1.0), learning_rate=0.1, sampling=sampling)
@@ -160,34 +119,13 @@ DIAB3 = np.array(
 )
 
 
-def test_least_squares_sgd(double):
-    problem, x, y = diabetes("bmi", "bp", "s5")
-    law = theory.stationary_law(sgd(problem, learning_rate=0.05))
-    assert law.exact
-    assert_allclose(law.covariance, DIAB3, atol=6e-9)
-    assert_allclose(law.mean, np.linalg.lstsq(x, y, rcond=None)[0], atol=1e-12)
-    h, c = moments(x, y)
-    for eta, ratio in ((0.05, 1.125), (0.01, 1.0225)):
-        s = theory.stationary_covariance(sgd(problem, learning_rate=eta))
-        assert_allclose(np.trace(s) / np.trace(kron_lyapunov(h, eta * c)), ratio, atol=5e-4)
-
-
-@pytest.mark.parametrize(("batch", "edge"), [(1, 0.385356), (4, 0.785379), (16, 1.005888)])
-def test_stability_edge(double, batch, edge):
-    problem, x, _ = diabetes("bmi", "bp", "s5")
-    found = theory.stability_edge(problem, batch)
-    assert_allclose(found, edge, atol=6e-7)
-    # NumPy: the spectral radius of the second-moment operator, all per-example Hessians written out, is 1 there.
-    h = x.T @ x / len(x)
-    eye = np.eye(3)
-    one = eye - found * h
-    spread = np.mean([np.kron(m, m) for m in (np.outer(v, v) - h for v in x)], axis=0)
-    radius = np.abs(np.linalg.eigvals(np.kron(one, one) + found**2 / batch * spread)).max()
-    assert_allclose(radius, 1, atol=1e-9)
-    assert_allclose(theory.stability_edge(problem, batch, momentum=1e-7), found, rtol=1e-6)
+def test_stability_edge_is_where_the_covariance_ends(double):
+    problem, _, _ = diabetes("bmi", "bp", "s5")
+    found = theory.stability_edge(problem, 4)
+    assert_allclose(theory.stability_edge(problem, 4, momentum=1e-7), found, rtol=1e-6)
     with pytest.raises(ValueError, match="no stationary covariance"):
-        theory.stationary_covariance(sgd(problem, learning_rate=1.001 * found, batch_size=batch))
-    theory.stationary_covariance(sgd(problem, learning_rate=0.999 * found, batch_size=batch))
+        theory.stationary_covariance(sgd(problem, learning_rate=1.001 * found, batch_size=4))
+    theory.stationary_covariance(sgd(problem, learning_rate=0.999 * found, batch_size=4))
 
 
 def test_edges_without_noise(double):
@@ -217,50 +155,6 @@ def test_frozen_noise_on_diabetes(double, columns):
             assert_allclose((kl, ep), (0.3670, 0.0119), atol=6e-5)
 
 
-@pytest.mark.parametrize(
-    ("a", "s", "batch", "eta", "variance"),
-    [(1, 1, 1, 0.2, 0.142857142857), (1, 1, 4, 0.5, 0.1), (2, 0.5, 3, 0.3, None)],
-)
-def test_gaussian_regression(double, a, s, batch, eta, variance):
-    """Var = ηs²/[2B − ηa(B+2)] of a Gaussian population, whose second and fourth moments a three-point design has exactly."""
-    r3 = np.sqrt(3 * a)
-    x = np.repeat([r3, -r3, 0, 0, 0, 0], 2)
-    residual = np.tile([s, -s], 6)
-    problem = finite_sum(squared_error, (x[:, None], 0.7 * x + residual), np.zeros(1))
-    law = theory.stationary_law(sgd(problem, learning_rate=eta, batch_size=batch))
-    assert_allclose(law.mean, [0.7], atol=1e-12)
-    assert_allclose(law.covariance[0, 0], eta * s**2 / (2 * batch - eta * a * (batch + 2)), rtol=1e-10)
-    if variance is not None:
-        assert_allclose(law.covariance[0, 0], variance, atol=1e-11)
-    assert_allclose(theory.stability_edge(problem, batch), 2 * batch / (a * (batch + 2)), rtol=1e-10)
-
-
-def test_double_well_with_state_dependent_noise(double):
-    problem = potential(lambda p: (p[0] ** 2 - 1) ** 2 / 4, np.ones(1), noise_covariance=lambda p: 0.2 + p**2)
-    process = sgd_sde(problem, learning_rate=0.3)
-    density = theory.stationary_density(process)
-    assert_allclose(density.expectation(np.square), 0.79258271, atol=6e-9)
-    assert_allclose(theory.stationary_covariance(process), [[0.79258271]], atol=6e-9)
-    kl, temperature = theory.density_kl_to_gibbs(density, problem)
-    assert_allclose((temperature, kl), (0.18812506, 0.04532763), atol=6e-9)
-    x = np.linspace(-2, 2, 4001)
-    p = density.log_density(x)
-    modes = x[1:-1][(p[1:-1] > p[:-2]) & (p[1:-1] > p[2:])]
-    assert_allclose(modes, [-np.sqrt(0.7), np.sqrt(0.7)], atol=1e-3)
-
-
-def test_double_well_against_a_simulation():
-    """NumPy Euler–Maruyama of the same Itô SDE; the Stratonovich reading (E x² = .95003) fails."""
-    rng = np.random.default_rng(1)
-    eta, dt, n = 0.3, 0.01, 20_000
-    x = rng.choice([-0.8, 0.8], size=n) + 0.4 * rng.normal(size=n)
-    for _ in range(3000):
-        x = x - (x**3 - x) * dt + np.sqrt(eta * (0.2 + x * x) * dt) * rng.normal(size=n)
-    error = (x * x).std() / np.sqrt(n)
-    assert abs((x * x).mean() - 0.79258271) < 5 * error + 0.01
-    assert abs((x * x).mean() - 0.95003) > 5 * error + 0.01
-
-
 def test_student_t(double):
     process = sde(lambda t, x: -x, lambda x: jnp.sqrt(1 + 0.6 * x**2), dim=1, scale=np.sqrt(0.5))
     density = theory.stationary_density(process)
@@ -285,32 +179,6 @@ def test_variance_that_does_not_exist():
         sde(lambda t, x: -x, lambda x: jnp.sqrt(1 + 0.6 * x**2), dim=1, scale=np.sqrt(5.0))
     )
     assert np.isinf(density.covariance).all() and np.isfinite(density.mean).all()
-
-
-def test_integrated_ornstein_uhlenbeck(double):
-    process = sde(lambda t, x: -1.3 * x, 0.7, dim=1)
-    assert_allclose(theory.stationary_covariance(process), [[0.7 / 2.6]], rtol=1e-12)
-    assert_allclose(theory.stationary_covariance(integrate(process, dt=0.2)), [[0.309461]], atol=5e-7)
-    assert_allclose(theory.stationary_covariance(integrate(process, dt=0.2)), [[0.7 * 0.2 / (1 - 0.74**2)]], rtol=1e-10)
-    other = sde(lambda t, x: -1.5 * x, 0.64, dim=1)
-    expected = {EulerMaruyama(): 0.2625641, Heun(): 0.20448541, Milstein(): 0.2625641}
-    for scheme, value in expected.items():
-        assert_allclose(theory.stationary_covariance(integrate(other, scheme, dt=0.25)), [[value]], atol=6e-9)
-
-
-def test_heavy_ball(double):
-    """Var Φ and Var v of v' = μv − ηĝ, Φ' = Φ + v' at (η, h, μ, c) = (.3, 1.7, .9, 1.3)."""
-    momentum = functools.partial(optax.sgd, momentum=0.9)
-    chain = sgd(quadratic(1.7, 1.3), learning_rate=0.3, optimizer=momentum)
-    assert_allclose(theory.stationary_covariance(chain), [[1.3248704]], atol=6e-8)
-    plain = sgd(quadratic(1.7, 1.3), learning_rate=0.3)
-    same = sgd(quadratic(1.7, 1.3), learning_rate=0.3, optimizer=optax.sgd)
-    assert_allclose(theory.stationary_covariance(same), theory.stationary_covariance(plain), rtol=1e-7)
-
-
-def test_known_gaussian_divergences():
-    assert_allclose(theory.gaussian_kl([0], [[1]], [1], [[4]]), 0.4431472, atol=5e-8)
-    assert_allclose(theory.gaussian_kl([0, 0], np.eye(2), [0, 0], [[1, 1], [1, 2]]), 0.5, rtol=1e-12)
 
 
 def test_laws_that_do_not_exist():

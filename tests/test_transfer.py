@@ -6,11 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.sparse
 import scipy.stats
 from numpy.testing import assert_allclose
 
 import jaxsde as js
 import jaxsde.theory as theory
+from jaxsde.theory import transfer
+from jaxsde.theory.step_law import step_law
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +38,11 @@ def least_squares(dim, n=12):
 
 @pytest.mark.parametrize(
     "dim, batch_size, sampling",
-    [(1, 2, "with_replacement"), (2, 1, "with_replacement"), pytest.param(2, 2, "without_replacement", marks=pytest.mark.slow)],
+    [
+        pytest.param(1, 2, "with_replacement", marks=pytest.mark.slow),
+        (2, 1, "with_replacement"),
+        pytest.param(2, 2, "without_replacement", marks=pytest.mark.slow),
+    ],
 )
 def test_least_squares_has_its_exact_moments(dim, batch_size, sampling):
     chain = js.sgd(least_squares(dim), learning_rate=0.1, batch_size=batch_size, sampling=sampling)
@@ -52,6 +59,45 @@ def test_least_squares_has_its_exact_moments(dim, batch_size, sampling):
     c = factor * np.asarray(problem.noise_covariance(jnp.asarray(theory.stationary_mean(chain))))
     frozen = theory.discrete_lyapunov(np.eye(dim) - 0.1 * h, 0.01 * c)
     assert np.abs(found.covariance - frozen).max() > 3 * found.error * np.trace(exact)
+
+
+@pytest.mark.parametrize(("seed", "part"), [(6, 0.3), (3, 0.1)])
+def test_a_rough_law_knows_its_error(seed, part):
+    # on few examples the law is a fractal: moments of several grids scatter, and a box that ends where the law does is not found
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(3, 8))
+    x = rng.normal(size=(n, 1))
+    problem = js.finite_sum(squared_error, (x, x[:, 0] + rng.normal(size=n)), np.zeros(1))
+    chain = js.sgd(problem, learning_rate=part * theory.stability_edge(problem))
+    found = theory.transfer_operator(chain)
+    exact = theory.stationary_covariance(chain)
+    off = np.abs(found.covariance - exact).max() / exact[0, 0]
+    assert off <= found.error < 1e-4
+    assert off > 1e-9, "else nothing is told here"
+    wrong = theory.stationary_covariance(js.sgd(problem, learning_rate=1.001 * part * theory.stability_edge(problem)))
+    assert np.abs(found.covariance - wrong).max() > 3 * found.error * exact[0, 0]
+
+
+@pytest.mark.parametrize("eta", [0.002, 0.3, 1.5])
+def test_the_hull_of_two_values_is_found_however_weak_the_pull(eta):
+    law = step_law(js.sgd(quadratic(), learning_rate=eta, sampling="two_point"))
+    end = max(1.0, eta / (2 - eta))  # beyond η = 1 each step overshoots: (η − 1) x + η = x
+    assert_allclose(transfer._hull(law, transfer.anchors(law)), [[-end], [end]], rtol=1e-10)
+
+
+def test_steps_and_elimination_find_one_law(monkeypatch):
+    rng = np.random.default_rng(0)
+    halves = rng.uniform(size=(2, 400, 400))
+    halves /= halves.sum(axis=2, keepdims=True)
+    link, mixed = 1e-6, scipy.sparse.block_diag(halves).toarray()
+    for here, there, rate in ((slice(0, 800, 2), slice(1, 800, 2), link), (slice(1, 800, 2), slice(0, 800, 2), 2 * link)):
+        mixed[here, here], mixed[here, there] = (1 - rate) * halves[here.start], rate / 400
+    # two parts, cell by cell side by side, that hardly meet: 2 : 1, which no few steps can tell
+    assert_allclose(transfer.stationary(scipy.sparse.csr_matrix(mixed))[::2].sum(), 2 / 3, rtol=1e-9)
+    chain = js.sgd(quadratic(), learning_rate=0.3, sampling="two_point")
+    quick = theory.transfer_operator(chain, cells=1024)
+    monkeypatch.setattr(transfer, "_QUICK", 0)
+    assert_allclose(quick.mass, theory.transfer_operator(chain, cells=1024).mass, atol=1e-14)
 
 
 def test_a_loop_in_numpy_puts_its_mass_in_the_same_cells():

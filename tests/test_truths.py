@@ -108,11 +108,6 @@ def test_sgd_on_real_data_has_its_exact_covariance():
     assert off(run["cov"].value, frozen, gaussian_sd(DIAB3), n) > 5, "constant noise must fail"
 
 
-def test_stability_edges_of_the_data():
-    edges = [js.theory.stability_edge(diab3(), batch_size=b) for b in (1, 4, 16)]
-    np.testing.assert_allclose(edges, [0.385356, 0.785379, 1.005888], atol=5e-7)
-
-
 Q1 = np.array([[2.0, -0.5], [-0.5, 0.6]])
 
 

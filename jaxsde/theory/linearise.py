@@ -94,11 +94,11 @@ def of_problem(problem: Any, centre: np.ndarray | None = None) -> Local:
     return Local(centre, -(h + h.T) / 2, noise, reason)
 
 
-def of_sde(sde: Any) -> Local:
+def of_sde(sde: Any, *, isolated: bool = True) -> Local:
     """An SDE around the rest point of its drift, with the covariance of scale · Σ^½ dW."""
     sde = settled(sde)
     wide = float64.widen(sde)
-    centre = rest_point(sde)
+    centre = rest_point(sde, isolated=isolated)
     a = float64.evaluate(drift_jacobian, wide, centre)
     if getattr(sde, "problem", None) is not None:
         a = (a + a.T) / 2
@@ -109,10 +109,11 @@ def of_sde(sde: Any) -> Local:
     return Local(centre, a, noise.scaled(float(np.asarray(wide.scale)) ** 2), reason)
 
 
-def rest_point(sde: Any) -> np.ndarray:
-    """Where the drift vanishes: the minimum of the SDE's problem, or a root found from the origin."""
+def rest_point(sde: Any, *, isolated: bool = True) -> np.ndarray:
+    """Where the drift vanishes: the minimum of the SDE's problem (one of a flat set, unless it has to be `isolated`), or a root
+    found from the origin."""
     if getattr(sde, "problem", None) is not None:
-        return minimum(sde.problem)
+        return minimum(sde.problem, isolated=isolated)
     sde = settled(sde)
     wide = float64.widen(sde)
     autonomous(wide)
@@ -123,7 +124,7 @@ def rest_point(sde: Any) -> np.ndarray:
     # a larger state, or a drift made of a problem's gradient, rests at or near the problem's minimum
     origin, problem = np.zeros(sde.dim), getattr(sde.drift, "problem", None)
     if problem is not None:
-        origin[: problem.dim] = minimum(problem)
+        origin[: problem.dim] = minimum(problem, isolated=isolated)
     found = scipy.optimize.root(
         f, origin, jac=lambda x: float64.evaluate(drift_jacobian, wide, x), tol=1e-13
     )

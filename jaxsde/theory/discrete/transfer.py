@@ -34,9 +34,13 @@ _SCOUT = {1: 192, 2: 32}
 MOST_ENTRIES = 1 << 26  # weights worked out for one operator
 WIDE = 1.2  # a Gaussian step of at least so many cells is summed at the centres: the rule's error is e^(−2π²·1.2²)
 REACH = {1: 8.5, 2: 6.5}  # standard deviations of a step
+_TIGHTER = 3  # times that a box is made smaller
+_NEAR = 0.05  # of an interval, how far its ends may be from where they are guessed to end
 _TAIL = {1: 1e-12, 2: 1e-9}
 _WIDEST = {1: 60.0, 2: 14.0}  # of a box, in standard deviations of a law with heavy tails
 MANY = 16  # outcomes a step from which their images are taken to fill the cells between them
+# Starts that are to become alike in so many steps, and what that is: then the law is found by steps, else by elimination.
+_STARTS, _QUICK, _ALIKE, _SMALL = 16, 256, 1e-7, 512
 _DIRECT = {1: 1 << 14, 2: 1 << 11}  # cells up to which a stationary law is solved for directly
 
 
@@ -216,7 +220,10 @@ def stationary(matrix: scipy.sparse.csr_matrix, dim: int = 1) -> np.ndarray:
     direct = n <= _DIRECT[dim]
     for _ in range(64 if direct else 8):
         mass = transposed @ mass
-    if direct:
+    quick = _by_steps(transposed, mass) if direct and n > _SMALL else None
+    if quick is not None:
+        mass = quick
+    elif direct:
         # one cell's mass is fixed; the rest is a system with a matrix of the kind that elimination solves to every digit
         pivot = int(mass.argmax())
         rest = np.delete(np.arange(n), pivot)
@@ -240,6 +247,31 @@ def stationary(matrix: scipy.sparse.csr_matrix, dim: int = 1) -> np.ndarray:
     return mass / total
 
 
+def _by_steps(transposed: scipy.sparse.csr_matrix, mass: np.ndarray) -> np.ndarray | None:
+    """The law after so many steps that more change nothing; None where a chain forgets its start more slowly than `_QUICK` steps.
+
+    Parts that hardly meet would pass for one law to a single start: so there are many, each with its own cells of one interval.
+    """
+    n = len(mass)
+    starts = np.zeros((n, _STARTS))
+    starts[np.arange(n), np.arange(n) * _STARTS // n] = np.random.default_rng(0).uniform(size=n)
+    starts /= starts.sum(axis=0)
+    for step in range(1, _QUICK + 1):
+        starts = transposed @ starts
+        if step % 16 == 0 and np.abs(starts - starts[:, :1]).sum(axis=0).max() < _ALIKE:
+            break
+    else:
+        return None
+    for _ in range(8):
+        before = mass
+        for _ in range(step):
+            mass = transposed @ mass
+        mass = mass / mass.sum()
+        if np.abs(mass - before).sum() < _ALIKE**2:
+            return mass
+    return None
+
+
 def found_box(law: StepLaw) -> tuple[np.ndarray, np.ndarray]:
     """The hull of the support on the line, where it is bounded and not much wider than the law; else a box that holds all but a
     `_TAIL` of the mass or, where the tails are too heavy for that, `_WIDEST` standard deviations of its core."""
@@ -251,7 +283,7 @@ def found_box(law: StepLaw) -> tuple[np.ndarray, np.ndarray]:
         core = np.sqrt(np.diag(stationary_law(law.wide).covariance))
     except ValueError:
         core = np.full(d, np.inf)
-    done = False
+    done, tightened = False, 0
     for _ in range(100):
         grid = Grid(lo, hi, (_SCOUT[d],) * d)
         mass = np.maximum(stationary(transport(law, grid, smooth=False)[0], d), 0).reshape(grid.shape)
@@ -277,7 +309,10 @@ def found_box(law: StepLaw) -> tuple[np.ndarray, np.ndarray]:
         spans = [np.flatnonzero(s > _TAIL[d]) for s in share]
         first, last = (np.array([s[end] + by for s in spans]) for end, by in ((0, -2), (-1, 3)))
         tight = np.maximum(lo + first * grid.size, lo), np.minimum(lo + last * grid.size, hi)
+        tightened += 1
         done = bool((tight[1] - tight[0] > 0.8 * (hi - lo)).all())
+        if not done and tightened > _TIGHTER:  # on a smaller one the law does not end: a box holds it that is larger than need be
+            break
         lo, hi = tight
         if done:
             break
@@ -309,17 +344,44 @@ def anchors(law: StepLaw) -> np.ndarray:
 
 def _hull(law: StepLaw, points: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """The smallest interval that every outcome maps into itself and that holds the points' images; None where it is not found."""
-    lo, hi = points.min(), points.max()
-    for _ in range(4000):
-        at = law.images(np.linspace(lo, hi, 65)[:, None])
-        if not np.isfinite(at).all():
+
+    def image(ends: np.ndarray) -> np.ndarray:
+        at = law.images(np.linspace(ends[0], ends[1], 65)[:, None])
+        return np.array([at.min(), at.max()])
+
+    ends = np.array([points.min(), points.max()])
+    for step in range(4000):
+        new = image(ends)
+        new = np.array([min(ends[0], new[0]), max(ends[1], new[1])])
+        size = np.ptp(new)
+        if not np.isfinite(size) or size > 1e6 * (1 + np.abs(points).max()):
             return None
-        new = min(lo, at.min()), max(hi, at.max())
-        if new[1] - new[0] > 1e6 * (1 + np.abs(points).max()):
+        if np.abs(new - ends).sum() <= 1e-15 * size:
+            return (ends[:1], ends[1:]) if size > 0 else None
+        if step % 16 == 15:  # the ends come nearer by a factor a step, which for a weak pull is near one
+            limit = _limit(image, new)
+            if limit is not None:
+                return limit[:1], limit[1:]
+        ends = new
+    return None
+
+
+def _limit(image: Any, ends: np.ndarray) -> np.ndarray | None:
+    """Where repeated images of an interval end, by Steffensen's extrapolation; None where it is not near or does not attract."""
+    at, size = ends, np.ptp(ends)
+    for _ in range(6):
+        first = image(at)
+        second = image(first)
+        before, after = first - at, second - first
+        with np.errstate(divide="ignore", invalid="ignore"):
+            factor = np.where(np.abs(before) > 1e-13 * size, after / before, 0.0)
+        if not ((factor >= 0) & (factor < 1)).all():
             return None
-        if abs(new[0] - lo) + abs(new[1] - hi) <= 1e-15 * (new[1] - new[0]):
-            break
-        lo, hi = new
-    else:
-        return None
-    return (np.array([lo]), np.array([hi])) if hi > lo else None
+        at = second + after * factor / (1 - factor)
+        if not (np.abs(at - ends) < _NEAR * size).all():
+            return None
+        if (np.abs(image(at) - at) <= 1e-14 * size).all():
+            wider = at + np.array([-1e-6, 1e-6]) * size
+            inside = image(wider)
+            return at if inside[0] > wider[0] and inside[1] < wider[1] else None
+    return None

@@ -155,12 +155,20 @@ def _on_the_line(sde: Any, wide: Any) -> LineDensity:
     slope = abs(float(np.diff(rates.drift(np.array([centre - step, centre + step])))[0])) / (2 * step)
     strength = float(rates.diffusion(np.array([centre]))[0])
     width = min(np.sqrt(strength / slope), size) if slope > 1e-9 * strength else size
-    reach = float(np.arcsinh(50 * size / width))
+    reach, vanishing = float(np.arcsinh(50 * size / width)), None
     while True:
-        panels = _Panels.build(rates, centre, width, reach, 512)
+        try:
+            panels = _Panels.build(rates, centre, width, reach, 512)
+        except _NoNoise as error:  # the law may end before the noise does, as that of a sign does
+            reach, vanishing = 0.9 * float(np.arcsinh(np.abs(error.where - centre).min() / width)), error
+            if reach < 1:
+                raise
+            continue
         moments, enough = panels.tails(reach)
         if enough:
             break
+        if vanishing is not None:
+            raise vanishing
         reach *= 1.4
         if reach > _FARTHEST:
             raise ValueError("no stationary density: its tails fall too slowly to be integrated")
@@ -175,6 +183,14 @@ def _on_the_line(sde: Any, wide: Any) -> LineDensity:
     return LineDensity(np.array([mean]), np.array([[variance]]), panels)
 
 
+class _NoNoise(ValueError):
+    """The noise vanishes at the points `where`."""
+
+    def __init__(self, where: np.ndarray) -> None:
+        super().__init__(f"no stationary density is known: the noise vanishes at x = {where[0]:.6g}")
+        self.where = where
+
+
 @dataclass(frozen=True)
 class _Rates:
     """f(x) and D(x) of a widened 1-d SDE on arrays of positions."""
@@ -187,8 +203,7 @@ class _Rates:
     def diffusion(self, x: np.ndarray) -> np.ndarray:
         d = float64.evaluate_many(_diffusion, self.wide, x.reshape(-1, 1)).reshape(x.shape)
         if not (d > 0).all():
-            where = float(x[~(d > 0)].ravel()[0])
-            raise ValueError(f"no stationary density is known: the noise vanishes at x = {where:.6g}")
+            raise _NoNoise(x[~(d > 0)])
         return d
 
 

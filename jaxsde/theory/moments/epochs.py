@@ -148,10 +148,10 @@ def positions_of(position: int | str | Iterable[int], steps: int) -> list[int]:
     return [int(p) for p in given]
 
 
-def epoch_of(chain: OptimizerChain) -> tuple[Epoch, str]:
+def epoch_of(chain: OptimizerChain, *, isolated: bool = True) -> tuple[Epoch, str]:
     """The epoch of a chain, and why its moments are not exact ("" when they are)."""
     problem, gradient = chain.problem, chain.gradient
-    update = update_of(chain, minimum(problem))
+    update = update_of(chain, minimum(problem, isolated=isolated))
     centre, wide = update.rest[: chain.dim], float64.widen(problem)
     affine = is_affine(lambda phi: float64.evaluate(float64.example_gradients, wide, phi), centre)
     reason = "" if affine else "the examples' losses are not quadratic: linearised at the rest point"

@@ -139,21 +139,21 @@ def _by_epochs(chain: OptimizerChain, position: Position) -> StationaryLaw:
     return StationaryLaw(epoch.update.rest[: chain.dim] + mean, covariance, method, reason)
 
 
-def system(x: Any) -> System:
-    """The linear(ised) dynamics of an SDE or a chain around its rest point."""
+def system(x: Any, *, isolated: bool = True) -> System:
+    """The linear(ised) dynamics of an SDE or a chain around its rest point; around one of many, unless it has to be `isolated`."""
     if isinstance(x, Diffusion):
-        local = of_sde(x)
+        local = of_sde(x, isolated=isolated)
         return System(local.centre, local.drift, local.noise, None, "Lyapunov equation", local.reason)
     if isinstance(x, DiffusionChain):
-        return _integrated(x)
+        return _integrated(x, isolated)
     if isinstance(x, OptimizerChain):
-        return _optimised(x)
+        return _optimised(x, isolated)
     raise TypeError(f"a Diffusion, DiffusionChain or OptimizerChain is needed, got {type(x).__name__}")
 
 
-def _integrated(chain: DiffusionChain) -> System:
+def _integrated(chain: DiffusionChain, isolated: bool) -> System:
     chain = replace(chain, sde=settled(chain.sde))
-    local = of_sde(chain.sde)
+    local = of_sde(chain.sde, isolated=isolated)
     dt = float(np.asarray(chain.dt))
     method = f"second-moment equation of {type(chain.integrator).__name__}"
     if isinstance(chain.integrator, EulerMaruyama):
@@ -164,14 +164,14 @@ def _integrated(chain: DiffusionChain) -> System:
     return System(step.rest, step.a, step.noise, dt, method, local.reason or step.reason)
 
 
-def _optimised(chain: OptimizerChain) -> System:
+def _optimised(chain: OptimizerChain, isolated: bool) -> System:
     if epochs.is_by_epochs(chain):
         raise ValueError(
             f"the moments of one step do not close under {chain.gradient.sampling}: the batches of an epoch depend on each other; "
             "stationary_law(chain, position) has the law at each position of the epoch, and transient(chain, …) at each step"
         )
     factor = noise_factor(chain.gradient)
-    update = update_of(chain, minimum(chain.problem))
+    update = update_of(chain, minimum(chain.problem, isolated=isolated))
     d = chain.dim
     local = of_problem(chain.problem, update.rest[:d])
     a = update.drift(-local.drift)

@@ -39,6 +39,7 @@ from .kurtosis import fourth_growth, is_covered
 # Batches that are enumerated, and the relative size of what counts as no noise.
 _BATCHES = 500_000
 _NONE = 1e-12
+_STILL = 1e-13  # of E log|T|, where |T| is 1 but for rounding
 # How near an edge is at it: learning rates may be in float32.
 _AT = 1e-6
 
@@ -109,7 +110,7 @@ def kesten(multipliers: np.ndarray, odds: np.ndarray, noisy: bool = True) -> flo
     size = np.abs(multipliers)
     with np.errstate(divide="ignore"):
         logs = np.log(size)
-    if odds @ logs >= 0:
+    if odds @ logs > -_STILL:
         raise _no_law()
     if not noisy or size.max() <= 1:
         return math.inf

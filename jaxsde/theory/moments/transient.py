@@ -57,7 +57,8 @@ def transient(chain: Any, start: Any, steps: int | Iterable[int]) -> Transient:
 
     As exact as `stationary_law`: for least squares and quadratic potentials with any sampling, linear optimiser (whose momentum
     starts at rest, as it runs) or scheme; else to leading order around the rest point, with a `UserWarning`. There need be no
-    stationary law: beyond the stability edge the covariance grows.
+    stationary law: beyond the stability edge the covariance grows, and along the flat directions of more parameters than data the
+    start is kept.
 
     Raises `TypeError` for what is no chain and `ValueError` for a start or steps of the wrong shape, no minimum, or a law that
     is not covered (see `stationary_law`).
@@ -74,7 +75,7 @@ def transient(chain: Any, start: Any, steps: int | Iterable[int]) -> Transient:
     if is_by_epochs(chain):
         means, covariances, method, reason = _by_epochs(chain, start, order)
     else:
-        found = system(chain)
+        found = system(chain, isolated=False)
         means, covariances = _moments(found, start_of(chain, start) - found.centre, order)
         d = chain.dim
         means, covariances = found.centre[:d] + means[:, :d], covariances[:, :d, :d]
@@ -117,7 +118,7 @@ def excess_loss(x: Any, position: Position = 0) -> float:
 
 
 def _by_epochs(chain: Any, start: np.ndarray, steps: list[int]) -> tuple[np.ndarray, np.ndarray, str, str]:
-    epoch, reason = epoch_of(chain)
+    epoch, reason = epoch_of(chain, isolated=False)
     y = start_of(chain, start) - epoch.update.rest
     sampling = chain.gradient.sampling
     if sampling == "random_reshuffling":
