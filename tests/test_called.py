@@ -19,6 +19,7 @@ WELL = js.potential(lambda x: jnp.sum((x**2 - 1) ** 2) / 4, jnp.ones(2))
 X0 = jnp.asarray(RNG.normal(size=(37, 3)), jnp.float32)
 CHAINS = {
     "sgd": lambda eta: js.sgd(PROBLEM, learning_rate=eta, batch_size=2),
+    "reshuffled": lambda eta: js.sgd(PROBLEM, learning_rate=eta, batch_size=4, sampling="random_reshuffling"),
     "adam": lambda eta: js.sgd(PROBLEM, learning_rate=eta, optimizer=optax.adam),  # its count is an integer
     "underdamped": lambda eta: js.integrate(js.underdamped(WELL, temperature=eta, friction=1.0), dt=0.1),
 }
@@ -58,8 +59,9 @@ def test_vmap_goes_over_learning_rates_positions_keys_and_every_leaf():
     np.testing.assert_array_equal(both, [native(chain, X0) for chain in chains])
 
 
-def test_parts_of_the_chains_and_of_the_steps_are_the_same_bits():
-    chain = CHAINS["sgd"](0.05)
+@pytest.mark.parametrize("name", ["sgd", "reshuffled"])
+def test_parts_of_the_chains_and_of_the_steps_are_the_same_bits(name):
+    chain = CHAINS[name](0.05)
     whole = native(chain, X0, first_chain=2**32 - 5, first_step=2**33 + 1)
     half = native(chain, X0, first_chain=2**32 - 5, first_step=2**33 + 1, steps=8)
     np.testing.assert_array_equal(native(chain, half, first_chain=2**32 - 5, first_step=2**33 + 9, steps=13), whole)

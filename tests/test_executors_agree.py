@@ -18,7 +18,6 @@ STEPS = 64
 ROUNDINGS = 4096
 # of the plain SDE; the others have conditions on it, and meet the executors in test_integrator_orders.py
 PLAIN = ("euler_maruyama", "heun", "milstein", "tamed_euler", "sra1", "platen", "leimkuhler_matthews")
-UNPRINTED = {"random_reshuffling", "shuffle_once", "cyclic"}  # an order worked out for a whole block of steps
 
 
 def sgd(name, sampling):
@@ -57,7 +56,7 @@ def check(chain, start, executor, dtype):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("sampling", [s for s in SAMPLINGS if s not in UNPRINTED])
+@pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_losses(name, sampling):
     check(*sgd(name, sampling), "native", np.float32)
 
@@ -77,7 +76,7 @@ def test_potentials(name, integrator):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("sampling", [s for s in SAMPLINGS if s not in UNPRINTED])
+@pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_losses_in_double_precision(name, sampling):
     with jax.enable_x64(True):
         check(*sgd(name, sampling), "native", np.float64)

@@ -44,6 +44,9 @@ def langevin(d, integrator=None, **more):
 CHAINS = {
     "regression": lambda: sgd(),
     "without replacement": lambda: sgd(batch_size=3, sampling="without_replacement"),
+    "reshuffled": lambda: sgd(batch_size=3, sampling="random_reshuffling"),
+    "shuffled once": lambda: sgd(batch_size=3, sampling="shuffle_once"),
+    "cyclic": lambda: sgd(sampling="cyclic"),
     "surrogate": lambda: sgd(data=(X[:6], Y[:6]), batch_size=2, sampling="gaussian"),
     "two points": lambda: sgd(data=(X[:6], Y[:6]), batch_size=2, sampling="two_point"),
     "three points": lambda: sgd(data=(X[:6], Y[:6]), batch_size=2, sampling="three_point"),
@@ -84,7 +87,7 @@ def test_double_precision(name):
         assert distance(run(chain, "vmap", dtype=np.float64), run(chain, "lanes", dtype=np.float64)) < ROUNDINGS
 
 
-@pytest.mark.parametrize("name", ["regression", "adam", "well, d=1", "well, d=2", "multiplicative"])
+@pytest.mark.parametrize("name", ["regression", "reshuffled", "adam", "well, d=1", "well, d=2", "multiplicative"])
 def test_no_bit_depends_on_chunks_looks_or_neighbours(name):
     """Where a product is fused into a sum is the compiler's choice, and another program chooses differently."""
     chain = CHAINS[name]()

@@ -19,6 +19,7 @@ from jaxsde.engine.executors import native
 from jaxsde.engine.executors.native import build, floats, kernel
 from jaxsde.engine.executors.scalar import Graph, evaluate
 from jaxsde.engine.executors.scalar.graph import CHAIN
+from jaxsde.random import key_words, permutation_at
 
 KEY = js.key(7)
 RNG = np.random.default_rng(0)
@@ -78,8 +79,12 @@ LOSSES = {
 ROUNDINGS = 1000
 
 
-@pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("sampling", ["with_replacement", "without_replacement", "full_batch", "gaussian", "two_point", "three_point"])
+IN_ORDER = ("random_reshuffling", "shuffle_once", "cyclic")
+PAIRS = [(name, s) for s in ("with_replacement", "without_replacement", "full_batch", "gaussian", "two_point", "three_point") for name in LOSSES]
+PAIRS += [(name, s) for s in IN_ORDER for name in ("squared", "softmax")]
+
+
+@pytest.mark.parametrize("name, sampling", PAIRS)
 def test_losses_and_samplings(name, sampling):
     loss, target, start = LOSSES[name]
     if sampling in ("full_batch", "gaussian", "two_point", "three_point"):  # a step works through all examples
@@ -137,6 +142,9 @@ def test_double_precision():
             loss, target, start = LOSSES[name]
             chain = js.sgd(js.finite_sum(loss, (X, target), start), learning_rate=0.05, batch_size=2)
             assert both(chain, start, dtype=np.float64)[1] < ROUNDINGS
+        for sampling in IN_ORDER:
+            chain = js.sgd(js.finite_sum(squared, (X, Y), np.zeros(3)), learning_rate=0.05, batch_size=3, sampling=sampling)
+            assert both(chain, np.zeros(3), dtype=np.float64)[1] < ROUNDINGS
         problem = js.potential(POTENTIALS["waves"][0], np.full(2, 0.5))
         assert both(js.integrate(js.langevin(problem, temperature=0.3), dt=0.05), np.full(2, 0.5), dtype=np.float64)[1] < ROUNDINGS
 
@@ -160,10 +168,26 @@ def test_what_cannot_be_taken_apart_is_named_and_run_by_vmap(name, caplog):
         assert js.simulate(chain, np.full(3, 0.2), key=KEY, chains=16, steps=4, executor="native").executor == "vmap"
 
 
-def test_reshuffling_says_why():
-    chain = js.sgd(js.finite_sum(squared, (X, Y), np.zeros(3)), learning_rate=0.05, batch_size=2, sampling="random_reshuffling")
-    with pytest.warns(UserWarning, match="reshuffling"):
-        assert js.simulate(chain, np.zeros(3), key=KEY, chains=16, steps=4, executor="native").executor == "vmap"
+@pytest.mark.parametrize("sampling", IN_ORDER)
+@pytest.mark.parametrize("n, batch", [(20, 1), (18, 4), (4, 4), (3, 1)])
+def test_examples_come_in_their_order(sampling, n, batch):
+    """Example i moves a chain by 2^i, so that its place tells which examples it took: those that the permutation says."""
+    problem = js.finite_sum(lambda w, e: -w[0] * e, 2.0 ** np.arange(n), np.zeros(1))
+    chain = js.sgd(problem, learning_rate=float(batch), batch_size=batch, sampling=sampling)  # ĝ is a mean, this makes it a sum
+    first, steps, ids = 2**33 - 3, n + 5, np.arange(35)
+    chains, start = (ids.astype(np.uint32), np.zeros(35, np.uint32)), jnp.zeros((35, 1))
+    after = [np.zeros(35)]
+    for t in range(1, steps + 1):  # each from the beginning, so that every length of a launch is seen
+        after.append(np.asarray(js.advance(chain, start, key=KEY, steps=t, first_step=first, executor="native"))[:, 0])
+    now = first + np.arange(steps)
+    epoch, position = np.divmod(now, n // batch) if sampling == "random_reshuffling" else (0 * now, now)
+    taken = ((position[:, None] * batch + np.arange(batch)) % n)[..., None] + 0 * ids  # [steps, batch, chains]
+    if sampling != "cyclic":
+        words = tuple((epoch >> shift & 0xFFFFFFFF).astype(np.uint32)[:, None, None] for shift in (0, 32))
+        taken = np.asarray(permutation_at(key_words(KEY), chains, words, taken, n))
+    np.testing.assert_array_equal(np.diff(after, axis=0), np.sum(2.0**taken, axis=1))
+    part = js.advance(chain, start[5:], key=KEY, steps=steps, first_step=first, first_chain=5, executor="native")
+    np.testing.assert_array_equal(part[:, 0], after[steps][5:])
 
 
 def test_without_the_compiler(monkeypatch):
@@ -177,9 +201,10 @@ def test_without_the_compiler(monkeypatch):
 WILD = js.potential(lambda x: jnp.sum(x**2) / 2 - jnp.sum(x**4) / 4, np.zeros(2), noise_covariance=0.5)
 
 
-def test_a_chain_is_its_own_whatever_is_beside_it():
-    """Numbers of chains, chunks, looks, groups, and neighbours that diverge: the same bytes."""
-    chain = js.sgd(js.finite_sum(squared, (X, Y), np.zeros(3)), learning_rate=0.05)
+@pytest.mark.parametrize("sampling", ["with_replacement", *IN_ORDER])
+def test_a_chain_is_its_own_whatever_is_beside_it(sampling):
+    """Numbers of chains, chunks, looks and groups: the same bytes."""
+    chain = js.sgd(js.finite_sum(squared, (X, Y), np.zeros(3)), learning_rate=0.05, batch_size=3, sampling=sampling)
     whole = js.simulate(chain, np.zeros(3), key=KEY, chains=500, steps=61, executor="native")
     for more in (dict(chains=37), dict(chains=500, chunk=7), dict(chains=129, every=3, groups=5, statistics={"m": js.Mean()})):
         run = js.simulate(chain, np.zeros(3), key=KEY, steps=61, executor="native", **more)
@@ -188,6 +213,8 @@ def test_a_chain_is_its_own_whatever_is_beside_it():
     np.testing.assert_array_equal(js.simulate(chain, half, steps=32).positions, whole.positions)
     assert not np.array_equal(js.simulate(chain, half, steps=31).positions, whole.positions)
 
+
+def test_neighbours_that_diverge_change_no_bit():
     wild = js.sgd(WILD, learning_rate=0.3)
     runs, _ = both(wild, np.zeros(2), steps=40, chains=300)
     gone = runs[1].diverged
@@ -215,6 +242,7 @@ def test_the_width_of_vectors_changes_no_bit(bits, monkeypatch):
     logistic, target, start = LOSSES["logistic"]
     chains = [
         js.sgd(js.finite_sum(logistic, (X, target), start), learning_rate=0.05, batch_size=3),
+        js.sgd(js.finite_sum(logistic, (X, target), start), learning_rate=0.05, batch_size=3, sampling="random_reshuffling"),
         js.integrate(js.langevin(js.potential(POTENTIALS["waves"][0], np.ones(3)), temperature=0.5), dt=0.05),
     ]
     here = build.machine()
@@ -258,8 +286,8 @@ PROCESSORS = {
 
 
 @pytest.mark.parametrize("name", PROCESSORS)
-@pytest.mark.parametrize("loss", ["logistic", "softmax", "network"])
-def test_the_code_compiles_for_other_processors(name, loss):
+@pytest.mark.parametrize("loss, sampling", [("logistic", "random_reshuffling"), ("softmax", "cyclic"), ("network", "with_replacement")])
+def test_the_code_compiles_for_other_processors(name, loss, sampling):
     """Compiled, not run: gathers, functions, divisions and masks all have a form there."""
     import llvmlite.binding as llvm
 
@@ -267,7 +295,7 @@ def test_the_code_compiles_for_other_processors(name, loss):
     llvm.initialize_all_asmprinters()
     machine, word = PROCESSORS[name]
     function, target, start = LOSSES[loss]
-    chain = js.sgd(js.finite_sum(function, (X, target), start), learning_rate=0.05, batch_size=2)
+    chain = js.sgd(js.finite_sum(function, (X, target), start), learning_rate=0.05, batch_size=2, sampling=sampling)
     state = jax.eval_shape(chain.init, jax.ShapeDtypeStruct((chain.dim,), np.float32))
     plan = native._Plan(chain, state, np.dtype(np.float32))
     module = llvm.parse_assembly(kernel.source(plan.fast, plan.masked, 16, machine))

@@ -32,6 +32,7 @@ CHAINS = {
     "four dimensions": lambda: langevin(4),
     "one example": lambda: sgd(),
     "a batch": lambda: sgd(batch_size=3, sampling="without_replacement"),
+    "in the order of the data": lambda: sgd(batch_size=3, sampling="cyclic"),
     "integers in the state": lambda: sgd(optimizer=optax.adam),
     "momentum": lambda: sgd(optimizer=lambda lr: optax.sgd(lr, momentum=0.9)),
 }
@@ -70,6 +71,7 @@ def test_statistics_and_chains_that_leave():
 def test_it_is_for_gpus(monkeypatch, caplog):
     arguments = (langevin(2), None, np.float32)
     assert "for NVIDIA GPUs" in pallas.refuses(*arguments, "cpu", wanted=False)
+    assert "permutations" in pallas.refuses(sgd(sampling="random_reshuffling"), np.zeros(3, np.float32), np.float32, "gpu", wanted=True)
     assert "the device is tpu" in pallas.refuses(*arguments, "tpu", wanted=True)
     monkeypatch.setattr(pallas, "_missing", lambda: "this version of JAX has no Pallas for Triton")
     assert "no Pallas" in pallas.refuses(*arguments, "gpu", wanted=False)

@@ -15,10 +15,10 @@ Where a step needs one or two words, four or two consecutive steps share a call 
 
 from __future__ import annotations
 
-from .blocks import block, initial_normals
-from .clocks import Clock, advance, clock
+from .blocks import block, initial_normals, place
+from .clocks import Clock, advance, clock, steps_per_epoch
 from .keys import key, key_words
-from .permutations import ROUNDS, permutation_at
+from .permutations import ROUNDS, one_round, permutation_at, two_rounds
 from .philox import Purpose, philox4x32
 from .variables import below, box_muller, signs, three_point
 
@@ -34,8 +34,12 @@ __all__ = [
     "initial_normals",
     "key",
     "key_words",
+    "one_round",
     "permutation_at",
     "philox4x32",
+    "place",
     "signs",
+    "steps_per_epoch",
     "three_point",
+    "two_rounds",
 ]

@@ -121,6 +121,12 @@ def _indices(words: Key, draws: Draws, chain: Words, clock: Clock, length: int, 
     return drawn.astype(jnp.int32)
 
 
+def place(draws: Draws, position: Any, j: Any) -> Any:
+    """Where in the order of an epoch the `j`-th example of its `position`-th step stands."""
+    at = position * _u32(draws.indices) + j
+    return at if draws.scheme == "epoch" else at % _u32(draws.population)  # the others read on from the beginning
+
+
 def _epoch(words: Key, draws: Draws, chain: Words, clock: Clock, length: int) -> Array:
     """Each step's slice of its epoch's permutation; round keys are made once for each epoch that the block can touch."""
     n, b, per_epoch = draws.population, draws.indices, steps_per_epoch(draws)
@@ -129,7 +135,7 @@ def _epoch(words: Key, draws: Draws, chain: Words, clock: Clock, length: int) ->
     low, high = add(clock.epoch, jnp.arange(epochs, dtype=jnp.uint32)[:, None])
     pivots, hashes = round_keys(words, chain, (low, high), n)
     which = (now.epoch[0] - clock.epoch[0]).astype(jnp.int32)
-    places = now.position[:, None, None] * _u32(b) + jnp.arange(b, dtype=jnp.uint32)[:, None]
+    places = place(draws, now.position[:, None, None], jnp.arange(b, dtype=jnp.uint32)[:, None])
     places = jnp.broadcast_to(places, (length, b, pivots.shape[-1]))
     return swap_or_not(places, pivots, hashes, n, lambda keys: keys[which][:, None])
 
@@ -138,7 +144,7 @@ def _round(words: Key, draws: Draws, chain: Words, clock: Clock, length: int) ->
     """Each step's slice of an order that never changes: that of the data, or the permutation of epoch 0."""
     n, b = draws.population, draws.indices
     now = advance(clock, jnp.arange(length, dtype=jnp.uint32), draws)
-    places = (now.position[:, None, None] * _u32(b) + jnp.arange(b, dtype=jnp.uint32)[:, None]) % _u32(n)
+    places = place(draws, now.position[:, None, None], jnp.arange(b, dtype=jnp.uint32)[:, None])
     places = jnp.broadcast_to(places, (length, b, jnp.shape(chain[0])[-1]))
     if draws.scheme == "cyclic":
         return places.astype(jnp.int32)

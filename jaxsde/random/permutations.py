@@ -33,30 +33,40 @@ def permutation_at(words: Key, chain: Words, epoch: Words, positions: Any, n: in
 
 
 def round_keys(words: Key, chain: Words, epoch: Words, n: int) -> tuple[Array, Array]:
-    """Per round the pivot K below n and the hash key: [ROUNDS, ...]. Whatever law K has, uniform permutations stay so:
-    the bias n/2^32 of a single word only touches the speed of mixing."""
+    """Per round the pivot K below n and the hash key: [ROUNDS, ...]."""
 
-    def two_rounds(_: None, lane: Array) -> tuple[None, tuple[Array, Array]]:
-        a, b, c, d = philox4x32((*chain, *epoch), lane_key(words, Purpose.PERMUTATION, lane))
-        return None, (multiply(_u32(n), jnp.stack([a, c]))[0], jnp.stack([b, d]))
+    def pair(_: None, lane: Array) -> tuple[None, tuple[Array, Array]]:
+        return None, two_rounds(words, chain, epoch, n, lane)
 
-    _, (pivots, hashes) = lax.scan(two_rounds, None, jnp.arange(ROUNDS // 2, dtype=jnp.uint32))
+    _, (pivots, hashes) = lax.scan(pair, None, jnp.arange(ROUNDS // 2, dtype=jnp.uint32))
     return pivots.reshape(ROUNDS, *pivots.shape[2:]), hashes.reshape(ROUNDS, *hashes.shape[2:])
+
+
+def two_rounds(words: Key, chain: Words, epoch: Words, n: int, lane: Any) -> tuple[Array, Array]:
+    """The pivots and the hash keys of rounds 2·lane and 2·lane + 1: [2, ...]. Whatever law K has, uniform permutations stay so:
+    the bias n/2^32 of a single word only touches the speed of mixing."""
+    a, b, c, d = philox4x32((*chain, *epoch), lane_key(words, Purpose.PERMUTATION, lane))
+    return multiply(_u32(n), jnp.stack([a, c]))[0], jnp.stack([b, d])
 
 
 def swap_or_not(x: Array, pivots: Array, hashes: Array, n: int, expand: Any) -> Array:
     """`expand` brings the keys of one round to the shape of x, round by round, so that they never exist all at once."""
 
     def swap(x: Array, keys: tuple[Array, Array]) -> tuple[Array, None]:
-        pivot, hashed = expand(keys[0]), expand(keys[1])
-        partner = jnp.where(pivot >= x, pivot - x, pivot - x + _u32(n))
-        # one bit for both partners, of murmur3's finaliser (whose last shift leaves the top bit alone)
-        h = lax.max(x, partner) ^ hashed
-        h = (h ^ (h >> _u32(16))) * _u32(0x85EBCA6B)
-        h = (h ^ (h >> _u32(13))) * _u32(0xC2B2AE35)
-        return jnp.where(h >= _u32(1 << 31), partner, x), None
+        return one_round(x, expand(keys[0]), expand(keys[1]), n), None
 
     return lax.scan(swap, x, (pivots, hashes))[0].astype(jnp.int32)
+
+
+def one_round(x: Array, pivot: Array, hashed: Array, n: int) -> Array:
+    """Where one round brings x: to its partner K - x mod n, or nowhere."""
+    across = pivot - x  # mod 2^32: where x is beyond the pivot, larger than with n added
+    partner = lax.min(across, across + _u32(n))
+    # one bit for both partners, of murmur3's finaliser (whose last shift leaves the top bit alone)
+    h = lax.max(x, partner) ^ hashed
+    h = (h ^ (h >> _u32(16))) * _u32(0x85EBCA6B)
+    h = (h ^ (h >> _u32(13))) * _u32(0xC2B2AE35)
+    return jnp.where(h >= _u32(1 << 31), partner, x)
 
 
 def distinct(fill: Any, n: int, b: int) -> Array:

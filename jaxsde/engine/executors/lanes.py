@@ -16,6 +16,7 @@ import numpy as np
 from jax import lax
 
 from ... import random
+from ...types import Draws
 from .scalar import Unsupported, block
 from .scalar.arrays import OPERATIONS, evaluated, tables
 from .scalar.graph import TooLarge, ordered
@@ -86,6 +87,7 @@ class Unit(NamedTuple):
 
     plan: Plan
     blocks: int
+    draws: Draws
     read: Any  # of the tables that chains share
     words: Any
     ids: Any
@@ -97,14 +99,16 @@ class Unit(NamedTuple):
     def length(self) -> int:
         return self.blocks * self.plan.steps.length
 
-    def take(self, held: Held, at: Any, first: Any, last: Any) -> Held:
-        """The steps from number `at` (two words) on, as far as they are numbered [first, last) counted from there."""
+    def take(self, held: Held, at: random.Clock, first: Any, last: Any, examples: Any = None) -> Held:
+        """The steps from `at` on, as far as they are numbered [first, last) counted from there; `examples` ["steps b c"] where
+        each chain takes them in an order of its own."""
         steps, size = self.plan.steps, self.plan.steps.length
         for b in range(self.blocks):
-            now = random.philox.add(at, jnp.uint32(b * size))
-            base = number(random.Clock(now, now, jnp.uint32(0)), self.dtype)
+            now = random.advance(at, b * size, self.draws)
+            base = number(now, self.dtype)
             known = {
-                "state": held.state, "key": [self.words[0], self.words[1]], "chain": list(self.ids), "clock": list(now),
+                "state": held.state, "key": [self.words[0], self.words[1]], "chain": list(self.ids), "clock": list(now.step),
+                "position": [now.position], "index": [] if examples is None else examples[b],
                 "number": [base + jnp.asarray(i, self.dtype) for i in range(size)],
                 "alive": [held.alive], "survived": [held.survived],
                 "going": [(i >= first) & (i < last) for i in range(b * size, (b + 1) * size)],
@@ -141,31 +145,40 @@ def advance(
 ) -> Tile:
     """The tile after the span's steps. Traced; `every`, `rows` and `target` (the platform) are static."""
     plan, blocks, dtype = unit_of(chain, tile, every if statistics else _STEPS, target)
-    unit = Unit(plan, blocks, reader(tables(jax.tree.leaves(chain))), words, ids, dtype, span.intervals >> 31)
-    base, ahead = before(span.clock.step, plan.steps.length)
+    draws, order = chain.draws, plan.steps.order
+    unit = Unit(plan, blocks, draws, reader(tables(jax.tree.leaves(chain))), words, ids, dtype, span.intervals >> 31)
+    base, ahead = before(span.clock, plan.steps.length)
     many = max(1, _STEPS // unit.length)
     # On a GPU a number that all chains share would be a kernel of its own: there each chain works it out.
     spread = (lambda s: s) if target == "cpu" else (lambda s: jnp.broadcast_to(s, tile.alive.shape))
-    base, unit = (spread(base[0]), spread(base[1])), unit._replace(zero=spread(unit.zero))
+    wide, unit = jax.tree.map(spread, base), unit._replace(zero=spread(unit.zero))
 
-    def one(held: Held, j: Any, first: Any, last: Any) -> Held:
+    def one(held: Held, j: Any, first: Any, last: Any, examples: Any) -> Held:
+        mine = None
+        if examples is not None:
+            mine = lax.dynamic_slice_in_dim(examples, j % many * unit.length, unit.length)
         j, first, last = (spread(n) for n in (j, first, last))
         start = j * unit.length
-        at = random.philox.add(base, start.astype(jnp.uint32))
-        return unit.take(held, at, first + ahead - start, last + ahead - start)
+        at = random.advance(wide, start, draws)
+        return unit.take(held, at, first + ahead - start, last + ahead - start, mine)
 
     def several(j: Any, everything: tuple) -> tuple:
         """Units [j · many, (j + 1) · many), as far as they hold steps of [first, last)."""
         held, first, last = everything
         low = jnp.maximum(j * many, (first + ahead) // unit.length)
         high = jnp.minimum((j + 1) * many, (last + ahead + unit.length - 1) // unit.length)
+        examples = None
+        if order is not None and order.permuted:
+            start = random.advance(base, j * many * unit.length, draws)
+            ordered = Draws(indices=draws.indices, population=draws.population, scheme=draws.scheme)
+            examples = random.block(words, ordered, ids, start, many * unit.length).indices
 
         def quickly(i: Any, state: Any) -> Any:
-            after = one(held._replace(state=_unpacked(state)), i, first, last)
+            after = one(held._replace(state=_unpacked(state)), i, first, last, examples)
             return _packed(_marked(after.state, held.alive & ~after.alive))
 
         def again() -> Held:
-            return lax.fori_loop(low, high, lambda i, h: one(h, i, first, last), held)
+            return lax.fori_loop(low, high, lambda i, h: one(h, i, first, last, examples), held)
 
         state = _unpacked(lax.fori_loop(low, high, quickly, _packed(held.state)))
         taken = jnp.minimum(high * unit.length - ahead, last) - jnp.maximum(low * unit.length - ahead, first)
@@ -239,10 +252,12 @@ def _float(state: list) -> int:
     return next(i for i, r in enumerate(state) if jnp.issubdtype(r.dtype, jnp.floating))
 
 
-def before(step: Any, length: int) -> tuple[Any, Any]:
-    """The last multiple of `length` that is not beyond `step`, and how far that is."""
-    ahead = step[0] & np.uint32(length - 1)
-    return (step[0] - ahead, step[1]), ahead.astype(jnp.int32)
+def before(clock: random.Clock, length: int) -> tuple[random.Clock, Any]:
+    """The last step that is a multiple of `length` and not beyond the clock, and how far that is. (Where there are epochs, a
+    length of 1.)"""
+    low, high = clock.step
+    ahead = low & np.uint32(length - 1)
+    return clock._replace(step=(low - ahead, high)), ahead.astype(jnp.int32)
 
 
 def _tree(state: list, like: Any) -> Any:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ... import random
+from ...types import Draws
 from . import lanes
 from .lanes import Held, Plan, Unit
 from .scalar.arrays import OPERATIONS, tables
@@ -33,7 +34,12 @@ def refuses(chain: Any, state: Any, dtype: Any, platform: str, *, wanted: bool) 
         return f"it is for NVIDIA GPUs, and the device is {platform}"
     if why := _missing():
         return why
-    return lanes.refuses(chain, state, dtype, platform, wanted=True)
+    if why := lanes.refuses(chain, state, dtype, platform, wanted=True):
+        return why
+    order = lanes.plans(chain, state, dtype, True).steps.order
+    if order is not None and order.permuted:
+        return "random reshuffling and its kin: the permutations do not fit into the kernel"
+    return None
 
 
 @functools.cache
@@ -70,17 +76,18 @@ def advance(
     shared = tables(jax.tree.leaves(chain))
 
     def through(held: Held, first: Any, last: Any) -> Held:
-        numbers = [*words, *span.clock.step, first, last, span.intervals >> 31]
+        numbers = [*words, *span.clock.step, first, last, span.intervals >> 31, span.clock.position]
         numbers = jnp.stack([jnp.asarray(n).astype(jnp.uint32) for n in numbers])
-        return _steps(plan, blocks, dtype, target == "cpu", numbers, shared, ids, held)
+        return _steps(plan, blocks, chain.draws, dtype, target == "cpu", numbers, shared, ids, held)
 
     return lanes.looking(chain, statistics, span, tile, through, every=every, rows=rows, dtype=dtype)
 
 
 def _steps(
-    plan: Plan, blocks: int, dtype: Any, interpret: bool, numbers: Any, shared: list, ids: tuple, held: Held
+    plan: Plan, blocks: int, draws: Draws, dtype: Any, interpret: bool, numbers: Any, shared: list, ids: tuple, held: Held
 ) -> Held:
-    """The steps numbered [first, last) of every chain, in one launch. `numbers`: key, clock, first, last, and a zero."""
+    """The steps numbered [first, last) of every chain, in one launch. `numbers`: key, step, first, last, a zero, and the place of
+    the step in its epoch."""
     from jax.experimental import pallas
     from jax.experimental.pallas import triton
 
@@ -94,17 +101,18 @@ def _steps(
     def kernel(*refs: Any) -> None:
         inputs, out = refs[: -len(state) - 2], refs[-len(state) - 2 :]
         scalars, tables, given = inputs[0], inputs[1 : 1 + len(shared)], inputs[1 + len(shared) :]
-        n = [scalars[i] for i in range(7)]
-        first, last, zero = (w.astype(jnp.int32) for w in n[4:])
+        n = [scalars[i] for i in range(8)]
+        first, last, zero = (w.astype(jnp.int32) for w in n[4:7])
         values = [ref[...] for ref in given]
         *rows, alive, survived, low, high = (v.astype(bool) if i in (*flags, len(state)) else v for i, v in enumerate(values))
         read = lambda table, index: tables[table][index]  # noqa: E731
-        unit = Unit(plan, blocks, read, (n[0], n[1]), (low, high), dtype, zero, operations)
-        base, ahead = lanes.before((n[2], n[3]), plan.steps.length)
+        unit = Unit(plan, blocks, draws, read, (n[0], n[1]), (low, high), dtype, zero, operations)
+        step = (n[2], n[3])
+        base, ahead = lanes.before(random.Clock(step, step, n[7]), plan.steps.length)  # of the epoch only the place counts
 
         def one(j: Any, carry: tuple) -> tuple:
             start = j * unit.length
-            at = random.philox.add(base, start.astype(jnp.uint32))
+            at = random.advance(base, start, draws)
             return tuple(unit.take(Held(*carry), at, first + ahead - start, last + ahead - start))
 
         low_unit, high_unit = (first + ahead) // unit.length, (last + ahead + unit.length - 1) // unit.length

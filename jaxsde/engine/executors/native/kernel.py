@@ -13,6 +13,7 @@ from __future__ import annotations
 from ..scalar.block import Steps
 from ..scalar.graph import Node
 from .build import Machine
+from .shuffled import Shuffled
 from .vectors import TYPES, Printer
 from .writer import Writer, stored
 
@@ -84,6 +85,13 @@ class _Kernel:
         b.line("%clock0 = trunc i64 %step to i32")
         b.line(f"%clock1 = trunc i64 {b.let('lshr i64 %step, 32')} to i32")
         numbers = [b.let(f"uitofp i64 {b.let(f'add i64 %step, {j}')} to {self._real()}") for j in range(length)]
+        order, position, examples = self.fast.order, [], []
+        if order is not None:
+            b.line(f"%epoch = udiv i64 %step, {order.steps}")
+            b.line(f"%position = urem i64 %step, {order.steps}")
+            position = [b.let("trunc i64 %position to i32")]
+            if order.permuted:
+                examples = Shuffled(order, b, p, self._room).examples(chain)
         begun = b.let("icmp sge i64 %step, %first")
         ends = b.let("icmp sle i64 %step.next, %last")
         whole = b.let(f"and i1 {begun}, {ends}")
@@ -96,6 +104,8 @@ class _Kernel:
             "chain": chain,
             "clock": ["%clock0", "%clock1"],
             "number": numbers,
+            "position": position,
+            "index": examples,
         }
         b.label("fast")
         fast_after, wait, slot = self._fast(known)

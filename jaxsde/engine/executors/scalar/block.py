@@ -11,6 +11,7 @@ import numpy as np
 
 from .... import random
 from ....types import Chain, Drawn, Draws
+from . import orders
 from .evaluate import evaluate
 from .graph import CHAIN, CONSTANT, STEP, Graph, Node, Table, Unsupported
 from .indexing import entries
@@ -33,13 +34,16 @@ class Steps(NamedTuple):
     alive: Node
     alives: list[Node]
     survived: Node | None
+    order: orders.Order | None
 
 
 class Traced(NamedTuple):
-    """What a step does, as jaxprs of one chain: the draws of `length` steps, one step, and the position of a state."""
+    """What a step does, as jaxprs of one chain: the draws of `length` steps (without examples that come in an order), one step,
+    and the position of a state."""
 
     length: int
     draws: Any
+    order: orders.Order | None
     step: Any
     position: Any
     state: list[jax.ShapeDtypeStruct]
@@ -48,6 +52,8 @@ class Traced(NamedTuple):
 
 def length_of(draws: Draws) -> int:
     """Steps that share a call of the generator."""
+    if draws.scheme in ("epoch", "once", "cyclic"):
+        return 1  # a step is of one epoch
     needs = (
         draws.normals,
         -(-draws.signs // 32),
@@ -60,11 +66,11 @@ def length_of(draws: Draws) -> int:
 def trace(chain: Chain, state: Any, dtype: Any, length: int | None = None) -> Traced:
     """The jaxprs of a chain whose state is like `state` (one chain's, arrays or shapes), `length` steps at a time: as many
     as share a call of the generator, unless 1 is asked for."""
-    if chain.draws.scheme not in ("independent", "distinct"):
-        raise Unsupported("random reshuffling and its kin: their order is worked out for a whole block of steps at once")
+    order = orders.trace(chain.draws)
+    drawing = chain.draws if order is None else chain.draws._replace(indices=0, population=0, scheme="independent")
     natural = length_of(chain.draws)
     length = natural if length is None else length
-    aligned = length == natural
+    aligned = length == natural and order is None
     leaves, structure = jax.tree.flatten(chain)
     inner, inner_structure = jax.tree.flatten(state)
     like = lambda a: jax.ShapeDtypeStruct(np.shape(a), jnp.result_type(a))  # noqa: E731
@@ -74,7 +80,7 @@ def trace(chain: Chain, state: Any, dtype: Any, length: int | None = None) -> Tr
     def draw(key0: Any, key1: Any, chain0: Any, chain1: Any, step0: Any, step1: Any) -> Drawn:
         clock = random.Clock((step0, step1), (step0, step1), jnp.uint32(0))
         ids = (chain0[None], chain1[None])
-        block = random.block((key0, key1), chain.draws, ids, clock, length, dtype, aligned=aligned)  # pyright: ignore
+        block = random.block((key0, key1), drawing, ids, clock, length, dtype, aligned=aligned)  # pyright: ignore
         return jax.tree.map(lambda a: a[..., 0], block)
 
     def step(given: list, held: list, drawn: Drawn, k: Any) -> list:
@@ -87,12 +93,14 @@ def trace(chain: Chain, state: Any, dtype: Any, length: int | None = None) -> Tr
     draws = jax.make_jaxpr(draw)(*[word] * 6)
     drawn = jax.eval_shape(draw, *[word] * 6)
     one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), drawn)
+    if order is not None:
+        one = one._replace(indices=jax.ShapeDtypeStruct((chain.draws.indices,), np.int32))
     k = jax.ShapeDtypeStruct((), dtype)
     closed = jax.make_jaxpr(step)(shared, states, one, k)
     for out, held in zip(closed.out_avals, states, strict=True):
         if (out.shape, out.dtype) != (held.shape, held.dtype):
             raise Unsupported(f"a state whose type changes from {held.dtype} to {out.dtype}")
-    return Traced(length, draws, closed, jax.make_jaxpr(position)(shared, states), states, shared)
+    return Traced(length, draws, order, closed, jax.make_jaxpr(position)(shared, states), states, shared)
 
 
 def steps(
@@ -120,6 +128,8 @@ def steps(
     words += [g.input("chain", np.uint32, CHAIN, i) for i in (0, 1)]
     words += [g.input("clock", np.uint32, STEP, i) for i in (0, 1)]
     drawn = evaluate(g, traced.draws, *(_scalar(w) for w in words))
+    if traced.order is not None:
+        drawn.append(traced.order.indices(g)[None])
     dtype = traced.position.out_avals[0].dtype
     bound = g.literal(limit, dtype)
     alive = g.input("alive", bool, CHAIN) if masked else g.literal(True, bool)
@@ -155,7 +165,7 @@ def steps(
     if not masked:  # one operation for each component: a sum of squares is inside only where each of them is
         alive = g.op("lt", bool, g.total(squares, dtype), g.literal(0.5 * limit**2, dtype))
     after = [node for leaf in state for node in leaf.ravel()]
-    return Steps(g, traced.length, before, after, positions, alive, alives, survived)
+    return Steps(g, traced.length, before, after, positions, alive, alives, survived, traced.order)
 
 
 def _scalar(node: Node) -> np.ndarray:
