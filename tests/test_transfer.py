@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose
 
 import jaxsde as js
 import jaxsde.theory as theory
-from jaxsde.theory import transfer
+from jaxsde.theory.discrete import transfer
 from jaxsde.theory.step_law import step_law
 
 
