@@ -179,6 +179,7 @@ def test_what_a_watch_on_a_grid_misses():
         (lambda p: theory.mean_first_passage(p, 0.0, 1.0).survival(-1.0), "at least 0"),
         (lambda p: theory.mean_first_passage(p, 0.0, 1.0).density(0.0), "positive"),
         (lambda p: theory.mean_first_passage(brownian(1, scale=1.0), 0.0, 1.0), "infinite"),
+        (lambda p: theory.mean_first_passage(sgd_sde(potential(lambda x: jnp.sin(x[0]), jnp.ones(1), noise_covariance=1.0), learning_rate=0.1), 0.5, 1.0), "infinite"),
         (lambda p: theory.mean_first_passage(brownian(2, scale=1.0), [0.0, 0.0], 1.0), "function of the position"),
         (lambda p: theory.mean_first_passage(brownian(4, scale=1.0), np.zeros(4), lambda x: x[0] - 1), "simulate"),
         (lambda p: theory.eyring_kramers(p.problem, 0.1, -1.0), "saddle=…"),

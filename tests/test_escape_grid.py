@@ -108,6 +108,7 @@ def bent(a=A):
     return sde(drift, root, dim=2)
 
 
+@pytest.mark.slow
 def test_cross_terms_that_vary():
     found = [theory.mean_first_passage(bent(), [-1.0, A], lambda x: x[0], cells=n) for n in (64, 128)]
     for each in found:

@@ -163,6 +163,7 @@ def test_everything_of_a_gaussian(law):
     assert_allclose(line, np.exp(-(axis**2) / 2 / s[1, 1]) / np.sqrt(2 * np.pi * s[1, 1]), atol=0.01 * line.max())
 
 
+@pytest.mark.slow
 def test_gibbs_laws_that_leave_the_box():
     """What of Gibbs lies outside of the box is in the error bar of the reverse KL, and much of it is refused; a larger box has it."""
     s = 0.05 * np.diag([1.6, 0.4])
@@ -243,6 +244,7 @@ def test_multiplicative_noise_on_the_line():
     assert exact.expectation(lambda x: x**2) == pytest.approx((p @ y**2) / p.sum(), rel=1e-10)
 
 
+@pytest.mark.slow
 def test_minibatch_noise_of_data():
     """SGD's SDE on least squares, Σ(Φ) from the examples: the exact equation for second moments does without a grid."""
     rng = np.random.default_rng(1)

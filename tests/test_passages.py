@@ -60,7 +60,7 @@ def agree(run, law):
     assert np.abs(found.survival - law.survival(found.times)).max() <= reach
 
 
-@pytest.mark.parametrize("sampling", ["two_point", "gaussian"])
+@pytest.mark.parametrize("sampling", ["two_point", pytest.param("gaussian", marks=pytest.mark.slow)])
 def test_sgd_leaves_its_well_as_its_transfer_operator_says(sampling):
     run, law = runs()[sampling], theory.mean_first_passage(sgd(sampling), -1.0, 0.0)
     agree(run, law)

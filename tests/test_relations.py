@@ -121,7 +121,11 @@ def expectations(found, mean, covariance):
     return out
 
 
-@pytest.mark.parametrize("name", CHAINS)
+# One chain of each kind; the others take half a minute together.
+KINDS = ("two, with replacement", "constant noise", "svag", "heavy ball", "langevin", "euler of momenta")
+
+
+@pytest.mark.parametrize("name", [n if n in KINDS else pytest.param(n, marks=pytest.mark.slow) for n in CHAINS])
 def test_exact_moments_obey_exactly(name):
     chain = CHAINS[name]
     found = balances(chain)
@@ -230,7 +234,7 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("name", ["double well", "euler", pytest.param("data", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["double well", *(pytest.param(name, marks=pytest.mark.slow) for name in ("euler", "data"))])
 def test_runs_obey_and_their_twins_do_not(name):
     chain, burn_in, steps, chains = RUNS[name]
     names = [n for n in ("stationary_gradient", "yaida", "yaida_matrix") if n in balances(chain)]
@@ -246,6 +250,7 @@ def test_runs_obey_and_their_twins_do_not(name):
     assert {row.relation for row in report.rows if row.reading == "fails"} == {"louder yaida", "halved yaida"}
 
 
+@pytest.mark.slow
 def test_momentum_and_what_is_not_gibbs():
     """The heavy ball obeys its own relations and not the identities of Gibbs, at the temperature of its own virial."""
     chain = sgd(8, 2, 0.03, 2, "with_replacement", js.momentum(0.8))

@@ -39,7 +39,11 @@ def quick(name):
     return _QUICK[name]
 
 
-@pytest.mark.parametrize("name", PAPERS)
+LONG = ("simsekli", "xie", "kunin", "azizian")
+EACH = [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in PAPERS]
+
+
+@pytest.mark.parametrize("name", EACH)
 def test_a_statement_passes_and_its_figure_is_drawn(name):
     told = quick(name)
     assert told.passed, str(told)
@@ -48,7 +52,7 @@ def test_a_statement_passes_and_its_figure_is_drawn(name):
     assert str(told).count("pass") == len(told.quantities) and "FAIL" not in str(told)
 
 
-@pytest.mark.parametrize("name", PAPERS)
+@pytest.mark.parametrize("name", EACH)
 def test_a_formula_that_is_wrong_by_a_factor_of_two_fails(name):
     told = quick(name)
     wrong = replace(told, expected=2 * told.expected)
@@ -56,7 +60,7 @@ def test_a_formula_that_is_wrong_by_a_factor_of_two_fails(name):
     assert not replace(told, expected=2 * told.expected, exact=2 * told.exact).passed  # neither if what is called exact goes along
 
 
-@pytest.mark.parametrize("name", PAPERS)
+@pytest.mark.parametrize("name", EACH)
 def test_noise_that_is_a_third_too_strong_is_found_with_few_chains(name):
     assert not reproduce(name, **PAPERS[name].quick, noise=4 / 3).passed
 

@@ -64,7 +64,7 @@ def radius(maps, odds, power):
 
 
 @pytest.mark.parametrize("momentum", MOMENTUM, ids=["plain", "heavy ball", "nesterov"])
-@pytest.mark.parametrize("b", [1, 2])
+@pytest.mark.parametrize("b", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_second_moments_at_the_edge(b, momentum):
     """The radius is 1 at the edge and below it before, for every sampling."""
     problem, hessians, *_ = regression(4, 2)

@@ -14,9 +14,16 @@ import jaxsde as js
 from jaxsde.theory.moments import epochs, reshuffling
 
 
-@pytest.mark.parametrize("outputs", [1, 2], ids=["rank one", "several outputs"])
 @pytest.mark.parametrize("sampling", EPOCHS)
-@pytest.mark.parametrize("b", [1, 2])
+@pytest.mark.parametrize(
+    "b,outputs",
+    [
+        pytest.param(1, 1, marks=pytest.mark.slow, id="1-rank one"),
+        pytest.param(2, 1, id="2-rank one"),
+        pytest.param(1, 2, id="1-several outputs"),
+        pytest.param(2, 2, marks=pytest.mark.slow, id="2-several outputs"),
+    ],
+)
 def test_against_every_order(sampling, b, outputs):
     """n = 5 in two dimensions, at every position and on average; 2 does not divide 5."""
     n, d, eta = 5, 2, 0.08
@@ -89,6 +96,7 @@ def test_equal_hessians(n, b):
         assert_allclose(js.theory.stationary_covariance(chains["shuffle_once"])[0, 0], spread / (1 - decay**m) ** 2, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_examples_that_are_alike_are_counted(monkeypatch):
     """A hundred examples of two kinds, and the sets of a few examples: the same as all told apart, and as the sampled orders."""
     problem, *_ = regression(3, 2)
@@ -138,6 +146,7 @@ def test_laws_by_epochs_that_do_not_exist():
     assert epochs.is_by_epochs(fine) and not epochs.is_by_epochs(whole)
 
 
+@pytest.mark.slow
 def test_simulated_epochs():
     """At the end of an epoch and in its middle, 5 standard errors of a Gaussian's covariance (the law has lighter tails); the law of
     sampling without replacement, and that at the other position, must fail."""

@@ -161,7 +161,7 @@ def test_what_is_refused():
         js.theory.transient(problem, np.zeros(2), 1)
 
 
-@pytest.mark.parametrize("sampling", ["with_replacement", "random_reshuffling"])
+@pytest.mark.parametrize("sampling", ["with_replacement", pytest.param("random_reshuffling", marks=pytest.mark.slow)])
 def test_simulated(sampling):
     """Four steps and a half epoch from a far start, with Nesterov momentum: 5 standard errors, of the fourth moments that the sample
     itself shows; the law one step earlier, and noise that is 5 % stronger, must fail."""

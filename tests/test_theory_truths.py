@@ -188,6 +188,13 @@ def test_laws_that_do_not_exist():
         theory.stationary_density(sde(lambda t, x: t - x, 1.0, dim=1))
     with pytest.raises(ValueError, match="does not settle"):
         theory.stationary_density(sde(lambda t, x: x, 1.0, dim=1))
+    # wells without end, each behind a barrier of 40 kT, and one at whose side the drift jumps, four hundred widths away
+    waves = sgd_sde(potential(lambda p: jnp.sin(p[0]), np.ones(1), noise_covariance=1.0), learning_rate=0.1)
+    with pytest.raises(ValueError, match="does not settle"):
+        theory.stationary_density(waves)
+    two = potential(lambda p: jnp.minimum((p[0] + 400) ** 2, p[0] ** 2) / 2, np.zeros(1), noise_covariance=1.0)
+    with pytest.raises(ValueError, match="log Z is uncertain"):
+        theory.stationary_density(sgd_sde(two, learning_rate=0.3))
     with pytest.raises(ValueError, match="vanishes"):
         theory.stationary_density(sde(lambda t, x: -x, lambda x: x, dim=1))
 

@@ -212,6 +212,9 @@ def test_one_step_is_the_sum_over_minibatches():
         (lambda: js.sgd(least_squares(1), learning_rate=0.1, sampling="random_reshuffling"), "depend on each other"),
         (lambda: js.integrate(js.momentum_sde(quadratic(), learning_rate=0.1, momentum=0.9), dt=0.1), "momenta|state is its position"),
         (lambda: js.sgd(quadratic(), learning_rate=2.5, sampling="gaussian"), "no stationary law|runs away"),
+        # waves, and a hill: nothing keeps the chain, and on any box a law would be found
+        (lambda: js.sgd(js.potential(lambda x: jnp.sin(x[0]), jnp.ones(1), noise_covariance=1.0), learning_rate=0.1), "does not rise"),
+        (lambda: js.sgd(js.potential(lambda x: -x @ x / 2, jnp.ones(1), noise_covariance=1.0), learning_rate=0.1), "does not rise"),
     ],
 )
 def test_what_has_no_operator_is_said(make, says):

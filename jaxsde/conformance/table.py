@@ -154,8 +154,8 @@ class Table:
 
 
 def conform(
-    laws: Iterable[str] | None = None,
-    samplers: Iterable[str] | None = None,
+    laws: str | Iterable[str] | None = None,
+    samplers: str | Iterable[str] | None = None,
     *,
     quick: bool = False,
     seed: int = 0,
@@ -177,9 +177,12 @@ def conform(
     return Table(tuple(rows), components, seed)
 
 
-def pairs(laws: Iterable[str] | None, samplers: Iterable[str] | None, *, quick: bool = False) -> list[tuple[str, str]]:
+def pairs(
+    laws: str | Iterable[str] | None, samplers: str | Iterable[str] | None, *, quick: bool = False
+) -> list[tuple[str, str]]:
     """The rows that were asked for: (law, sampler), law by law."""
     packages = {s.package for s in SAMPLERS.values()}
+    laws, samplers = ([given] if isinstance(given, str) else given for given in (laws, samplers))
     for kind, names, known in (("law", laws, set(LAWS)), ("sampler", samplers, {*SAMPLERS, *packages})):
         for name in names or ():
             if name not in known:

@@ -48,7 +48,7 @@ class Report:
         return found[relation]
 
     def __str__(self) -> str:
-        lines = [f"{'relation':<24}{'left':>12}{'right':>12}{'difference':>26}{'|z|':>8}{'critical':>10}  reading"]
+        lines = [f"{'relation':<24}{'left':>12} {'right':>12}{'difference':>24}{'|z|':>8}{'critical':>10}  reading"]
         for r in self.rows:
             if not r.difference.known:
                 lines.append(f"{r.relation:<24}{r.sentence}")
@@ -56,7 +56,7 @@ class Report:
             i = _worst(r.difference)
             value, stderr = (np.ravel(a)[i] for a in (r.difference.value, r.difference.stderr))
             gap = f"{value:.3g} ± {stderr:.1g}"
-            numbers = f"{np.ravel(r.left)[i]:>12.6g}{np.ravel(r.right)[i]:>12.6g}{gap:>26}{r.z:>8.2f}{r.critical:>10.2f}"
+            numbers = f"{np.ravel(r.left)[i]:>12.5g} {np.ravel(r.right)[i]:>12.5g}{gap:>24}{r.z:>8.2f}{r.critical:>10.2f}"
             which = f"  [{r.component}]" if r.component else ""
             lines.append(f"{r.relation:<24}{numbers}  {_SAID[r.reading]}  {r.formula}{which}")
         lines.append(f"stationary: {self.stationary.reading} ({self.stationary.sentence})")

@@ -197,7 +197,8 @@ class TransferOperator:
 
     def _combined(self, fine: float, coarse: float) -> tuple[float, float]:
         gap = (fine - coarse) / 3
-        return (fine, abs(fine - coarse) + self.beyond) if self.smooth else (fine + gap, abs(gap) + self.beyond)
+        value, error = (fine, fine - coarse) if self.smooth else (fine + gap, gap)
+        return float(value), float(abs(error) + self.beyond)
 
     def _reverse(self, density: Any, log_q: np.ndarray, temperature: float | None) -> CellKl:
         def value(o: TransferOperator, log_q: np.ndarray) -> float:
@@ -364,7 +365,7 @@ def _beyond(of: TransferOperator) -> float:
             if ends[0] > 0:
                 power = np.log(max(ends[1], ends[0]) / ends[0]) / np.log(1 / 0.75)
                 total += ends[0] * reach**3 / max(power - 3, 0.1)
-    return total / max(float(np.trace(of._covariance())), 1e-300)
+    return float(total) / max(float(np.trace(of._covariance())), 1e-300)
 
 
 def _grid(lo: np.ndarray, hi: np.ndarray, count: int) -> Grid:

@@ -25,7 +25,7 @@ import scipy.sparse
 import scipy.sparse.linalg
 
 from ..diffusion.lattice import Grid
-from ..laws.confine import wells
+from ..laws.confine import tails, wells
 from ..moments.stationary import stationary_law
 from .step_law import StepLaw
 
@@ -276,6 +276,7 @@ def found_box(law: StepLaw) -> tuple[np.ndarray, np.ndarray]:
     """The hull of the support on the line, where it is bounded and not much wider than the law; else a box that holds all but a
     `_TAIL` of the mass or, where the tails are too heavy for that, `_WIDEST` standard deviations of its core."""
     d, points = law.dim, anchors(law)
+    _check_loss(law, points)
     step = 4 * typical_step(law, points) + 1e-3 * (1 + np.abs(points).max())
     lo, hi = points.min(axis=0) - step, points.max(axis=0) + step
     size = 1 + np.abs(points).max()
@@ -301,12 +302,12 @@ def found_box(law: StepLaw) -> tuple[np.ndarray, np.ndarray]:
                 break
             lo, hi = lo - np.where(low, 0.3 * (hi - lo), 0), hi + np.where(high, 0.3 * (hi - lo), 0)
             if max(np.abs(lo).max(), np.abs(hi).max()) > 1e5 * size:
-                raise ValueError(
-                    "no stationary law: the chain runs away (a learning rate beyond the stability edge, or tails too heavy)"
-                )
+                raise _runs_away()
             continue
         # on a smaller box the cells are smaller and blur the law less: once more, until that changes nothing
         spans = [np.flatnonzero(s > _TAIL[d]) for s in share]
+        if not all(len(s) for s in spans):
+            raise _runs_away()
         first, last = (np.array([s[end] + by for s in spans]) for end, by in ((0, -2), (-1, 3)))
         tight = np.maximum(lo + first * grid.size, lo), np.minimum(lo + last * grid.size, hi)
         tightened += 1
@@ -320,6 +321,23 @@ def found_box(law: StepLaw) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError("no box holds the chain's law: give box=(lo, hi)")
     hull = None if law.gaussian or d > 1 else _hull(law, points)
     return hull if hull is not None and (hull[1] - hull[0] < 2 * (hi - lo)).all() else (lo, hi)
+
+
+def _runs_away() -> ValueError:
+    return ValueError("no stationary law: the chain runs away (a learning rate beyond the stability edge, or tails too heavy)")
+
+
+def _check_loss(law: StepLaw, points: np.ndarray) -> None:
+    """Noise without bounds leaves the wells of a loss that does not rise, and no box shows it."""
+    problem = getattr(law.wide, "problem", None)
+    if problem is None or not law.gaussian:
+        return
+    found = tails(problem, points[0], 1 + float(np.abs(points).max()), np.eye(law.dim))
+    with np.errstate(invalid="ignore"):
+        rises = found.far - found.near
+    if (rises <= 0).any():
+        ray = np.array2string(found.rays[int(np.argmax(rises <= 0))], precision=3)
+        raise ValueError(f"no stationary law: the loss does not rise along {ray}, so nothing keeps the chain; add a regulariser")
 
 
 def typical_step(law: StepLaw, points: np.ndarray, over: Any = np.max) -> np.ndarray:

@@ -67,10 +67,10 @@ def chain_passage(
         a, b = fine.survival(steps), coarse.survival(steps)
         return np.clip(a + share * (a - b), 0.0, 1.0)
 
-    errors = abs(t2 - t1) * (share or 1.0) * dt, abs(v2 - v1) * (share or 1.0) * dt**2
+    errors = float(abs(t2 - t1) * (share or 1.0) * dt), float(abs(v2 - v1) * (share or 1.0) * dt**2)
     kind = "the exact Gaussian kernel" if fine.smooth else law.method
     shape = " × ".join(map(str, fine.grid.shape))
-    return ChainPassage(mean * dt, variance * dt**2, *errors, f"transfer operator on {shape} cells, {kind}", survival)
+    return ChainPassage(float(mean * dt), float(variance * dt**2), *errors, f"transfer operator on {shape} cells, {kind}", survival)
 
 
 def _counts(law: StepLaw, lo: np.ndarray, hi: np.ndarray, cells: int | None) -> tuple[int, int]:

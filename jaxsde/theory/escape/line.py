@@ -28,6 +28,7 @@ from ..laws.density import _Rates
 _COUNT = 16
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(_COUNT)
 _DEEP = 40.0
+_AGAIN, _BEHIND = 3.4, 30.0  # the end may be a barrier with more behind it: once more, thirty times as far
 _FARTHEST = 300.0
 _MOST = 1 << 13  # panels on a side
 
@@ -183,7 +184,10 @@ def passage(wide: Any, start: float, lo: float | None, hi: float | None) -> Line
         return _settled(lambda n: Line.build(rates, *_closed(lo, start, hi, n), False))
     width = _width(rates, start)
     reach = float(np.arcsinh(50 * (1 + abs(start) + hi - start) / width))
-    while not _far_enough(Line.build(rates, *_open(start, hi, width, reach, 256), True)):
+    while not (
+        _far_enough(Line.build(rates, *_open(start, hi, width, reach, 256), True))
+        and _nothing_beyond(Line.build(rates, *_open(start, hi, width, reach + _AGAIN, 256), True), width * np.sinh(reach))
+    ):
         reach *= 1.4
         if reach > _FARTHEST:
             raise ValueError(
@@ -220,6 +224,16 @@ def _far_enough(line: Line) -> bool:
     return True
 
 
+def _nothing_beyond(line: Line, distance: float) -> bool:
+    """Whether what is further than so far below the start, perhaps behind a barrier, takes no time."""
+    beyond = line.edges[1:] <= line.edges[line.begin] - distance
+    for log_terms in line.integrands()[:2]:
+        panels = np.asarray(logsumexp(log_terms, axis=1))
+        if not np.nanmax(panels[beyond], initial=-np.inf) < np.logaddexp.reduce(panels[~beyond]) - _BEHIND:
+            return False
+    return True
+
+
 def _settled(build: Callable[[int], Line]) -> LinePassage:
     old, count = None, 128
     while True:
@@ -230,7 +244,8 @@ def _settled(build: Callable[[int], Line]) -> LinePassage:
         if error < 1e-13 * (1 + np.abs(new).max()) or count >= _MOST:
             break
         old, count = new, 2 * count
-    mean, variance = (float(v) for v in np.exp(new))
+    with np.errstate(over="ignore"):
+        mean, variance = (float(v) for v in np.exp(new))
     made: list[_Chain] = []
 
     def resolvent(z: complex) -> complex:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 _DEEP = 40.0
 _FARTHEST = 300.0  # sinh of it is still a float64, and so is its square
+# The end of a law may be a barrier, with more behind it: once more, thirty times as far; so much of the mass may lie there.
+_AGAIN, _BEHIND = 3.4, 1e-13
+_CERTAIN = 1e-6  # of log Z
 
 
 @dataclass(frozen=True)
@@ -165,19 +168,26 @@ def _on_the_line(sde: Any, wide: Any) -> LineDensity:
                 raise
             continue
         moments, enough = panels.tails(reach)
-        if enough:
+        if enough and (vanishing is not None or not _Panels.build(rates, centre, width, reach + _AGAIN, 512).beyond(reach)):
             break
         if vanishing is not None:
             raise vanishing
         reach *= 1.4
         if reach > _FARTHEST:
             raise ValueError("no stationary density: its tails fall too slowly to be integrated")
-    count = 512
+    count, old = 512, panels
     while count < 1 << 15:
         count *= 2
         old, panels = panels, _Panels.build(rates, centre, width, reach, count)
         if abs(panels.log_z - old.log_z) < 1e-12 * (1 + abs(panels.log_z)):
             break
+    else:
+        change = abs(panels.log_z - old.log_z)
+        if not change < _CERTAIN:
+            raise ValueError(
+                f"no stationary density was found: log Z is uncertain by {change:.2g} (the drift or the noise jumps, or changes on "
+                "lengths that are small against the law)"
+            )
     mean = float(panels.mass @ panels.x) if moments >= 1 else np.inf
     variance = float(panels.mass @ (panels.x - mean) ** 2) if moments >= 2 else np.inf
     return LineDensity(np.array([mean]), np.array([[variance]]), panels)
@@ -258,6 +268,12 @@ class _Panels:
         nodes = self.edges[i][:, None] + half[:, None] * (_NODES + 1)
         p = np.exp(self.log_density(nodes.ravel())).reshape(nodes.shape)
         return np.clip(self.below[i] + half * (p @ _WEIGHTS), 0.0, 1.0)
+
+    def beyond(self, reach: float) -> bool:
+        """Whether there is a mass further out than `reach`, behind a barrier."""
+        away = np.abs(self.x - self.edges[len(self.edges) // 2])
+        near = np.sinh(reach) / np.sinh(reach + _AGAIN) * np.ptp(self.edges) / 2
+        return bool(self.mass[away > near].sum() > _BEHIND)
 
     def tails(self, reach: float) -> tuple[int, bool]:
         """How many of the first two moments exist, and whether the panels reach far enough for those."""

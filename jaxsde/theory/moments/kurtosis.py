@@ -74,8 +74,8 @@ def fourth_growth(setting: Setting) -> Callable[[float], float]:
     hessian, factor = np.diag(setting.hessian), setting.amplified * setting.factor
     if not is_covered(setting):
         raise ValueError(
-            f"the fourth moments under {setting.sampling} in {size} dimensions are not covered: covered are with_replacement, "
-            "without_replacement, full_batch and gaussian, for few dimensions (examples × dimensions⁵ up to 1e9)"
+            f"the fourth moments under {setting.sampling} in {size} dimensions are not covered: covered are few dimensions "
+            "(examples × dimensions⁵ up to 1e9, momenta counted) with_replacement, without_replacement, full_batch or gaussian"
         )
     if setting.sampling == "gaussian":
         spread = _as_matrix(setting)

@@ -171,7 +171,7 @@ def _moments(found: System, m: np.ndarray, steps: list[int]) -> tuple[np.ndarray
 
 
 def _whole(steps: int | Iterable[int]) -> list[int]:
-    given: list[Any] = list(steps) if isinstance(steps, Iterable) else [steps]
+    given: list[Any] = list(steps) if isinstance(steps, Iterable) and not isinstance(steps, str) else [steps]
     for k in given:
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 0:
             raise ValueError(f"steps must be a whole number >= 0, or several, got {k!r}")
