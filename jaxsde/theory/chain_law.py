@@ -95,8 +95,18 @@ class TransferOperator:
         return self._extrapolated(lambda o: o._covariance())[0]
 
     @property
+    def mean_error(self) -> np.ndarray:
+        return np.abs(self._extrapolated(lambda o: o.mass.ravel() @ o.points)[1])
+
+    @property
+    def covariance_error(self) -> np.ndarray:
+        """Of the cells, seen on the coarser ones, and of what lies beyond the box ["d d"]."""
+        covariance, error = self._extrapolated(lambda o: o._covariance())
+        return np.abs(error) + self.beyond * float(np.trace(covariance))
+
+    @property
     def error(self) -> float:
-        """Of the covariance, relative to its trace: of the cells, seen on the coarser ones, and of what lies beyond the box."""
+        """The largest error of the covariance, relative to its trace."""
         covariance, error = self._extrapolated(lambda o: o._covariance())
         return float(np.abs(error).max() / max(np.trace(covariance), 1e-300)) + self.beyond
 
