@@ -193,7 +193,7 @@ class TransferOperator:
             if ratio > _SMOOTH:  # no smooth density: what is still to come is summed as a geometric series
                 left = rises[0] * ratio / (1 - ratio) if ratio < _GROWS else np.inf
                 reason = f"the law is rough: halving the cells adds {rises[0]:.2g} nats, {ratio:.2f} of what the last halving did"
-                return CellKl(values[0] + (left if left < np.inf else 0.0), float(left), sizes, _temperature, reason)
+                return CellKl(float(values[0] + (left if left < np.inf else 0.0)), float(left), sizes, _temperature, reason)
         return CellKl(*self._combined(values[0], other), sizes, _temperature)
 
     def _contraction(self) -> float:
