@@ -427,9 +427,9 @@ def test_occupancy_of_himmelblaus_minima():
     problem = js.potential(himmelblau, np.array([3.0, 2.0]))
 
     edges = np.linspace(-6, 6, 41)
-    quadrants = [theory.gibbs(problem, t).masses((edges, edges)).reshape(2, 20, 2, 20).sum(axis=(1, 3)) for t in (0.2, 0.1)]
+    quadrants = [theory.gibbs(problem, t).masses((edges, edges)).reshape(2, 20, 2, 20).sum(axis=(1, 3)) for t in (0.4, 0.2)]
     found = np.array([[q[int(u > 0), int(v > 0)] for u, v in minima] for q in quadrants])  # each minimum has its own
-    assert_allclose(2 * found[1] - found[0], odds, atol=1e-5)  # what a temperature changes is of first order in it
+    assert_allclose(2 * found[1] - found[0], odds, atol=2e-5)  # what a temperature changes is of first order in it
     assert_allclose(found[1], odds, atol=5e-4)
 
 
@@ -497,7 +497,7 @@ def test_baoab_has_the_positions_of_a_harmonic_well_exactly(h):
 
 def test_orders_of_the_modified_equations():
     """f = x²/2 at T = 2 on a quadratic, η = .2 … .0125: the SDEs of order 1 and 2 are off by η and η²."""
-    problem, start, rates = quadratic(1.3, 0.7), 3.0, 0.2 / 2.0 ** np.arange(5)
+    problem, start, rates = quadratic(1.3, 0.7), 3.0, 0.1 / 2.0 ** np.arange(4)
 
     def half_square(chain, steps):
         law = theory.transient(chain, [start], steps)

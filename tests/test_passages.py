@@ -80,6 +80,22 @@ def test_sgd_leaves_its_well_as_its_transfer_operator_says(sampling):
             agree(run, other)
 
 
+def test_an_sde_that_is_looked_at_on_a_grid():
+    """An Ornstein–Uhlenbeck process by its exact steps: seen late, as `watched` says (what that leaves out is below h/4), and not as
+    the SDE itself is."""
+    h, eta, end = 0.04, 0.4, 0.9
+    process = js.sgd_sde(js.potential(lambda x: x @ x / 2, jnp.zeros(1), noise_covariance=0.8), learning_rate=eta)
+    run = js.simulate(
+        js.integrate(process, js.ExactLinear(), dt=h), np.full(1, -0.2), key=js.key(6), chains=CHAINS, steps=8000, every=1,
+        statistics={"first_passage": js.FirstPassage(lambda x: x[0] - end)},
+    )  # fmt: skip
+    found = js.metrics.passage_times(run)
+    assert found.censored == 0
+    seen, itself = (theory.mean_first_passage(process, -0.2, end, **how) for how in ({"watched": h}, {}))
+    reach = 5 * seen.std / np.sqrt(CHAINS) + h / 4
+    assert abs(found.mean.value - seen.mean) <= reach < abs(found.mean.value - itself.mean)
+
+
 @pytest.mark.slow
 def test_sgd_on_examples_in_the_plane():
     rng = np.random.default_rng(4)

@@ -60,7 +60,7 @@ def test_a_formula_that_is_wrong_by_a_factor_of_two_fails(name):
     assert not replace(told, expected=2 * told.expected, exact=2 * told.exact).passed  # neither if what is called exact goes along
 
 
-@pytest.mark.parametrize("name", EACH)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in (*LONG, "paquette") else n for n in PAPERS])
 def test_noise_that_is_a_third_too_strong_is_found_with_few_chains(name):
     assert not reproduce(name, **PAPERS[name].quick, noise=4 / 3).passed
 

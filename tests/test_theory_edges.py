@@ -186,6 +186,25 @@ def test_kesten_in_more_dimensions():
                 js.theory.tail_index(js.sgd(turned, learning_rate=eta))
 
 
+def test_a_far_step_of_a_chain_grows_as_edges_and_indices_say():
+    """From so far away that the noise of the labels is nothing a step multiplies by T: E T² = 1 at the edge of the second moment,
+    E T⁴ = 1 at that of the fourth and E|T|^κ = 1 for the tail index, at 5 standard errors; not for T 1.05 times as large."""
+    x = np.random.default_rng(1).normal(size=7)
+    problem = js.finite_sum(lambda q, e: 0.5 * (e[0] * q[0] - e[1]) ** 2, (x, x**2 + 1), np.zeros(1))
+    second, fourth = js.theory.stability_edge(problem), js.theory.kurtosis_edge(problem)
+    between = (second + fourth) / 2
+    index = js.theory.tail_index(js.sgd(problem, learning_rate=between))
+    assert 2 < index < 4
+    n, far = 65_536, 1e5
+    for eta, power in ((second, 2), (fourth, 4), (between, index)):
+        run = js.simulate(js.sgd(problem, learning_rate=eta), np.full(1, far), key=js.key(9), chains=n, steps=1)
+        grown = np.abs(run.positions[:, 0].astype(float) / far) ** power
+        exact = np.abs(1 - eta * x**2)
+        sd = np.sqrt(np.mean(exact ** (2 * power)) - np.mean(exact**power) ** 2)
+        reach = 5 * sd / np.sqrt(n) + 1e-3 * power  # of the labels and of float32: 1e-4
+        assert abs(grown.mean() - 1) < reach < abs(1.05**power * grown.mean() - 1)
+
+
 def test_moments_on_either_side_of_an_edge():
     """The covariance at late epochs of reshuffling grows beyond the edge, and settles below it."""
     problem, _, _, best = regression(4, 2)

@@ -161,6 +161,21 @@ def test_what_is_refused():
         js.theory.transient(problem, np.zeros(2), 1)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("sampling", ["with_replacement", "random_reshuffling"])
+def test_the_mean_loss_of_a_run(sampling):
+    """Above the minimum, at the end of an epoch, with momentum: 5 standard errors over groups of chains; noise that is 5 % stronger
+    must fail."""
+    problem, *_, best = regression(6, 2, seed=3)
+    problem = js.finite_sum(squared_error, problem.data, best)
+    chain = js.sgd(problem, learning_rate=0.05, batch_size=2, sampling=sampling, optimizer=js.momentum(0.5))
+    run = js.simulate(chain, best, key=js.key(4), chains=32_768, burn_in=300, steps=60, every=3, statistics={"loss": js.MeanLoss(problem)})
+    lowest = float(problem.loss(problem.start))
+    excess, error = float(run["loss"].value) - lowest, float(run["loss"].stderr)
+    wanted = js.theory.excess_loss(chain)
+    assert abs(excess - wanted) < 5 * error < abs(1.05**2 * excess - wanted)
+
+
 @pytest.mark.parametrize("sampling", ["with_replacement", pytest.param("random_reshuffling", marks=pytest.mark.slow)])
 def test_simulated(sampling):
     """Four steps and a half epoch from a far start, with Nesterov momentum: 5 standard errors, of the fourth moments that the sample

@@ -95,8 +95,18 @@ class TransferOperator:
         return self._extrapolated(lambda o: o._covariance())[0]
 
     @property
+    def mean_error(self) -> np.ndarray:
+        return np.abs(self._extrapolated(lambda o: o.mass.ravel() @ o.points)[1])
+
+    @property
+    def covariance_error(self) -> np.ndarray:
+        """Of the cells, seen on the coarser ones, and of what lies beyond the box ["d d"]."""
+        covariance, error = self._extrapolated(lambda o: o._covariance())
+        return np.abs(error) + self.beyond * float(np.trace(covariance))
+
+    @property
     def error(self) -> float:
-        """Of the covariance, relative to its trace: of the cells, seen on the coarser ones, and of what lies beyond the box."""
+        """The largest error of the covariance, relative to its trace."""
         covariance, error = self._extrapolated(lambda o: o._covariance())
         return float(np.abs(error).max() / max(np.trace(covariance), 1e-300)) + self.beyond
 
@@ -183,7 +193,7 @@ class TransferOperator:
             if ratio > _SMOOTH:  # no smooth density: what is still to come is summed as a geometric series
                 left = rises[0] * ratio / (1 - ratio) if ratio < _GROWS else np.inf
                 reason = f"the law is rough: halving the cells adds {rises[0]:.2g} nats, {ratio:.2f} of what the last halving did"
-                return CellKl(values[0] + (left if left < np.inf else 0.0), float(left), sizes, _temperature, reason)
+                return CellKl(float(values[0] + (left if left < np.inf else 0.0)), float(left), sizes, _temperature, reason)
         return CellKl(*self._combined(values[0], other), sizes, _temperature)
 
     def _contraction(self) -> float:
