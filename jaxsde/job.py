@@ -90,7 +90,7 @@ def run_experiment(experiment: Experiment, *, progress: bool = False) -> dict[st
         "diverged": {name: _diverged(run) for name, run in runs.items()},
         "chain_steps_per_second": speed,
         "notes": setting.notes,
-        "versions": {"jaxsde": __version__, "jax": jax.__version__, "numpy": np.__version__},
+        "versions": {"jaxsde": __version__, "jax": jax.__version__, "numpy": np.__version__, "draws": random.STREAM},
     }
     table = e.table()
     arrays = record.arrays(

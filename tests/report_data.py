@@ -174,6 +174,6 @@ def imitation(
         },
         "diverged": {"sgd": 0, "sde": 0, "frozen": 0, "langevin": 0}, "chain_steps_per_second": 1.9e8,
         "files": ["config.toml", "arrays.npz", "result.json"],
-        "versions": {"jaxsde": "0.1.0", "jax": "0.10.2", "numpy": np.__version__, "python": "3.11.7"},
+        "versions": {"jaxsde": "0.1.0", "jax": "0.10.2", "numpy": np.__version__, "draws": "philox4x32-10/2"},
     }  # fmt: skip
     return {name: np.asarray(value) for name, value in arrays.items()}, result

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_diabetes
 
-from jaxsde import config
+from jaxsde import config, random
 from jaxsde.job import run_experiment
 
 ETA = 0.05
@@ -113,6 +113,7 @@ def test_potential_runs_through_the_same_job():
     result = run_experiment(hot)
     assert result["verdict"]["equilibrium"] == "yes"  # one dimension
     assert "sgd" in result["kl"]
+    assert result["versions"]["draws"] == random.STREAM
     theory = result["covariance"]["theory_sgd"]  # linear about one of the two wells
     assert theory["value"] is None and "mass elsewhere" in theory["reason"]
 

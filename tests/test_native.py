@@ -201,10 +201,13 @@ def test_without_the_compiler(monkeypatch):
 WILD = js.potential(lambda x: jnp.sum(x**2) / 2 - jnp.sum(x**4) / 4, np.zeros(2), noise_covariance=0.5)
 
 
-@pytest.mark.parametrize("sampling", ["with_replacement", *IN_ORDER])
+@pytest.mark.parametrize("sampling", ["with_replacement", *IN_ORDER, "two_point", "three_point"])
 def test_a_chain_is_its_own_whatever_is_beside_it(sampling):
-    """Numbers of chains, chunks, looks and groups: the same bytes."""
-    chain = js.sgd(js.finite_sum(squared, (X, Y), np.zeros(3)), learning_rate=0.05, batch_size=3, sampling=sampling)
+    """Numbers of chains, chunks, looks and groups: the same bytes. (Signs: a block has more steps than some of the chunks.)"""
+    problem = js.finite_sum(squared, (X, Y), np.zeros(3))
+    if sampling in ("two_point", "three_point"):
+        problem = js.potential(POTENTIALS["waves"][0], np.zeros(3))
+    chain = js.sgd(problem, learning_rate=0.05, batch_size=3, sampling=sampling)
     whole = js.simulate(chain, np.zeros(3), key=KEY, chains=500, steps=61, executor="native")
     for more in (dict(chains=37), dict(chains=500, chunk=7), dict(chains=129, every=3, groups=5, statistics={"m": js.Mean()})):
         run = js.simulate(chain, np.zeros(3), key=KEY, steps=61, executor="native", **more)

@@ -21,8 +21,11 @@ KINDS = {
     "three normals": Draws(normals=3),
     "ten normals": Draws(normals=10),
     "one sign": Draws(signs=1),
+    "three signs": Draws(signs=3),
     "forty signs": Draws(signs=40),
     "one three-point": Draws(three_point=1),
+    "three three-point": Draws(three_point=3),
+    "ten three-point": Draws(three_point=10),
     "one index": Draws(indices=1, population=10),
     "three indices": Draws(indices=3, population=10),
     "distinct": Draws(indices=3, population=7, scheme="distinct"),
@@ -46,16 +49,39 @@ def philox(counter, key, rounds=10):
     return a, b, c, d
 
 
-def words_of_step(key, purpose, chain, step, count):
-    """The `count` words that one step of one chain owns."""
+def words_of_step(key, purpose, chain, step, count, served=1):
+    """The `count` words that one step of one chain owns; or, of a group of words, the steps that it serves."""
     sharing = 4 // count if count <= 2 else 1
     out = []
     for lane in range(-(-count // 4)):
-        lane_key = philox((lane, purpose, sharing, 0x6A617873), key)[:2]
+        lane_key = philox((lane, purpose, sharing * served, 0x6A617873), key)[:2]
         call = step // sharing
         out += philox((chain % WORD, chain // WORD, call % WORD, call // WORD), lane_key)
     start = step % sharing * count
     return out[start : start + count]
+
+
+def shared(count, per):
+    """Steps that share a group of `per` variables: the largest power of two."""
+    return max((2**k for k in range(6) if 2**k * count <= per), default=1)
+
+
+def exact_signs(key, chain, step, count):
+    """The bits of a group's word, from the lowest on."""
+    m = shared(count, 32)
+    words = words_of_step(key, random.Purpose.SIGNS, chain, step // m, -(-count // 32), m)
+    places = [step % m * count + j for j in range(count)]
+    return [1 - 2 * (words[i // 32] >> i % 32 & 1) for i in places]
+
+
+def exact_three_point(key, chain, step, count):
+    """The digits in base 6 of a group's 64 bits, from the highest on."""
+    m = shared(count, 8)
+    words = words_of_step(key, random.Purpose.THREE_POINT, chain, step // m, 2 * -(-count // 8), m)
+    places = [step % m * count + j for j in range(count)]
+    bits = [words[i // 8 * 2] * WORD + words[i // 8 * 2 + 1] for i in places]
+    digits = [x * 6 ** (i % 8) % 2**64 * 6 // 2**64 for x, i in zip(bits, places, strict=True)]
+    return [{0: -np.sqrt(3), 5: np.sqrt(3)}.get(digit, 0.0) for digit in digits]
 
 
 def exact_normals(a, b):
@@ -79,7 +105,7 @@ def ids(chains):
 
 
 @functools.partial(jax.jit, static_argnames=("draws", "length", "dtype", "aligned"))
-def compiled(words, draws, chain, clock, length, dtype=np.float32, aligned=False):
+def compiled(words, draws, chain, clock, length, dtype=np.float32, aligned=1):
     return random.block(words, draws, chain, clock, length, dtype, aligned=aligned)
 
 
@@ -133,17 +159,20 @@ def test_layout_of_the_counter():
             noise = words_of_step(key, random.Purpose.NOISE, chain, step, 4)  # three normals take a whole call
             pairs = [*exact_normals(*noise[:2]), *exact_normals(*noise[2:])]
             np.testing.assert_allclose(drawn.normals[0, :, c], pairs[:3], atol=1e-6)
-            signs = words_of_step(key, random.Purpose.SIGNS, chain, step, 2)
-            np.testing.assert_array_equal(
-                drawn.signs[0, :, c], [1 - 2 * (signs[i // 32] >> i % 32 & 1) for i in range(37)]
-            )
-            thirds = words_of_step(key, random.Purpose.THREE_POINT, chain, step, 2)
-            value = {0: -np.sqrt(3), 5: np.sqrt(3)}
-            np.testing.assert_allclose(
-                drawn.three_point[0, :, c], [value.get(w * 6 // WORD, 0.0) for w in thirds], rtol=1e-7
-            )
+            np.testing.assert_array_equal(drawn.signs[0, :, c], exact_signs(key, chain, step, 37))
+            np.testing.assert_allclose(drawn.three_point[0, :, c], exact_three_point(key, chain, step, 2), rtol=1e-7)
             w = words_of_step(key, random.Purpose.INDICES, chain, step, 4)
             assert list(drawn.indices[0, :, c]) == [(w[i] * WORD + w[i + 1]) * 7 // 2**64 for i in (0, 2)]
+
+
+@pytest.mark.parametrize("count", [1, 3, 8, 9, 17, 33, 70])
+def test_layout_of_shared_words(count):
+    """Every step of the words that it shares with others has its own part, and what is left of them is nobody's."""
+    draws, start, chain, key = Draws(signs=count, three_point=count), 2**32 - 9, 2**33 + 1, (0, 3)
+    drawn = block(draws, start, 150, [chain])
+    steps = range(start, start + 150)
+    np.testing.assert_array_equal(drawn.signs[..., 0], [exact_signs(key, chain, t, count) for t in steps])
+    np.testing.assert_allclose(drawn.three_point[..., 0], [exact_three_point(key, chain, t, count) for t in steps], rtol=1e-7)
 
 
 # --- purity ---
@@ -157,8 +186,9 @@ def test_block_is_a_function_of_key_chain_and_step(kind):
     for i in (0, 1, 2, 3, 10):
         assert_same(jax.tree.map(lambda x, i=i: x[i : i + 1, :, 1:4], whole), block(draws, start + i, 1, range(1, 4)))
     assert_same(jax.tree.map(lambda x: x[3:10], whole), block(draws, start + 3, 7, range(6)))
-    aligned = 2**32 - 8
-    assert_same(block(draws, aligned, length), block(draws, aligned, length, aligned=True))
+    for aligned, size in ((1, length), (8, length), (8, 8), (4, 4), (32, 40)):
+        start = 2**32 - aligned
+        assert_same(block(draws, start, size), block(draws, start, size, aligned=aligned))
     other = block(draws, start, length, range(6), seed=4)
     assert any((a != b).any() for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(other), strict=True))
 

@@ -180,14 +180,14 @@ def test_permutations_are_uniform_over_epochs_and_chains(n, monkeypatch):
         x, y = (x % 24, y % 24) if n == 5 else (x, y)
         assert p_value(min(count, 24) * x + y, min(count, 24) ** 2) > ALPHA, name
     # the twin: too few rounds do not mix
-    monkeypatch.setattr(permutations, "ROUNDS", 6)
+    monkeypatch.setattr(permutations, "ROUNDS", 4)
     few = permutation_table.__wrapped__(n, 2048, 64)
     assert p_value(lehmer(np.asarray(few)), count) < ALPHA
 
 
 @pytest.mark.parametrize("n", [100, 1001])
 def test_pairs_of_places_of_a_large_permutation(n):
-    """(π(0), π(1)) in 8 × 8 cells: uniform over ordered pairs without repeats."""
+    """(π(0), π(1)) in 8 × 8 cells: uniform over ordered pairs without repeats. And four places in halves."""
     table = np.asarray(permutation_table(n, 4096, 32))
     cell = np.arange(n) * 8 // n
     sizes = np.bincount(cell)
@@ -195,10 +195,50 @@ def test_pairs_of_places_of_a_large_permutation(n):
     for i, j in ((0, 1), (1, 2), (0, n - 1), (n // 2, n // 2 + 1)):
         assert p_value(8 * cell[table[:, i]] + cell[table[:, j]], 64, odds.ravel()) > ALPHA
     assert p_value(8 * cell[table[:, 0]] + cell[(table[:, 0] + 1) % n], 64, odds.ravel()) < ALPHA  # twin: a rotation
+    high, sizes = np.arange(n) >= n // 2, (n // 2, n - n // 2)
+    falling = [math.perm(sizes[0], 4 - k) * math.perm(sizes[1], k) / math.perm(n, 4) for k in range(5)]
+    odds = [falling[sum(bits)] for bits in itertools.product((0, 1), repeat=4)]
+    four = [8 * high[table[:, a]] + 4 * high[table[:, a + 1]] + 2 * high[table[:, a + 4]] + high[table[:, a + 5]] for a in (0, 7)]
+    assert p_value(four, 16, odds) > ALPHA
+    rounds = [high[table[:, a]] for a in (0, 1, 4)]  # the twin: the fourth makes the number of ones even
+    assert p_value(8 * rounds[0] + 4 * rounds[1] + 2 * rounds[2] + (rounds[0] ^ rounds[1] ^ rounds[2]), 16, odds) < ALPHA
+
+
+def bits_law(points):
+    """The odds of the bits of a round's hash at small `points`, over slope a and offset b. In units of 2^32 a bit changes where
+    a·m + b passes 0 or ½: for given a the parts of b are linear in a between multiples of 1/840 (differences of points up to 7
+    divide 420), so the midpoint rule is exact."""
+    law: dict[tuple[bool, ...], float] = {}
+    for a in (np.arange(840) + 0.5) / 840:
+        cuts = np.unique([0.0, 1.0, *((half - a * m) % 1 for m in points for half in (0.0, 0.5))])
+        for low, high in itertools.pairwise(cuts):
+            bits = tuple(bool((a * m + (low + high) / 2) % 1 >= 0.5) for m in points)
+            law[bits] = law.get(bits, 0.0) + (high - low) / 840
+    return law
+
+
+def test_bits_of_a_round_are_fair_and_pairwise_independent():
+    """So two places move as under independent bits; of four points with a + d = b + c the odds of an even number of ones are 2/3."""
+    for points in itertools.combinations(range(8), 2):
+        np.testing.assert_allclose(list(bits_law(points).values()), 1 / 4, atol=1e-12)
+    four = bits_law((1, 2, 5, 6))
+    assert sum(w for bits, w in four.items() if sum(bits) % 2 == 0) == pytest.approx(2 / 3, abs=1e-12)
+    # the very function, at chosen points: both partners of a pair, K = 7 of n = 8, go or stay together, as the law says
+    slope, offset = np.random.default_rng(3).integers(0, 2**32, (2, 1, 100_000), dtype=np.uint32)
+    x = np.arange(8, dtype=np.uint32)[:, None]
+    moved = np.asarray(permutations.one_round(x, np.uint32(7), slope, offset, 8))
+    swapped = moved != x
+    assert (np.where(swapped, 7 - x, x) == moved).all() and (swapped == swapped[::-1]).all()
+    law = bits_law((4, 5, 6, 7))
+    odds = [law.get(bits, 0.0) for bits in itertools.product((False, True), repeat=4)]
+    kept = np.array(odds) > 0
+    cells = swapped[4:].T @ [8, 4, 2, 1]
+    assert kept[cells].all() and p_value(np.cumsum(kept)[cells] - 1, kept.sum(), np.array(odds)[kept]) > ALPHA
+    assert p_value(cells, 16) < ALPHA  # the twin: four bits that are independent
 
 
 def distance_to_uniform(n, rounds):
-    """Exactly: total variation between swap-or-not with independent fair bits and uniform, by convolution over all n!."""
+    """Exactly: total variation between swap-or-not and uniform, by convolution over all n!."""
     perms = np.array(list(itertools.permutations(range(n))))
     place = n ** np.arange(n)
     codes = perms @ place
@@ -206,11 +246,11 @@ def distance_to_uniform(n, rounds):
     moves: dict[tuple[int, ...], float] = {}
     for pivot in range(n):
         pairs = sorted({tuple(sorted((x, (pivot - x) % n))) for x in range(n) if x != (pivot - x) % n})
-        for bits in itertools.product((False, True), repeat=len(pairs)):
+        for bits, odds in bits_law([high for _, high in pairs]).items():
             move = list(range(n))
             for x, y in itertools.compress(pairs, bits):
                 move[x], move[y] = y, x
-            moves[tuple(move)] = moves.get(tuple(move), 0.0) + 1 / n / 2 ** len(pairs)
+            moves[tuple(move)] = moves.get(tuple(move), 0.0) + odds / n
     tables = [(w, order[np.searchsorted(codes[order], np.array(m)[perms] @ place)]) for m, w in moves.items()]
     law = np.zeros(len(perms))
     law[0] = 1.0
@@ -243,42 +283,72 @@ def test_epochs_walk_through_one_permutation(n, b):
 # --- signs and three-point variables ---
 
 
-def test_signs_are_fair_and_independent():
-    drawn = draw(Draws(signs=40), 64, 2048).signs
+def score(products, sd=1.0):
+    return abs(np.sum(products, dtype=np.float64)) / (sd * np.sqrt(np.size(products)))
+
+
+LAGS = (1, 2, 3, 4, 7, 8, 15, 16, 31, 32, 33, 64, 128)  # of steps: the same word, the same call, and beyond
+
+
+@pytest.mark.parametrize("count", [1, 3, 10, 40])
+def test_signs_are_fair_and_independent(count):
+    drawn = draw(Draws(signs=count), 192, 1024).signs
     assert set(np.unique(drawn)) == {-1.0, 1.0}
-    n = drawn.size
-
-    def score(products):
-        return abs(np.sum(products, dtype=np.float64)) / np.sqrt(np.size(products))
-
     assert score(drawn) < 5
-    for x, y in ((drawn[1:], drawn[:-1]), (drawn[..., 1:], drawn[..., :-1])):
-        assert score(x * y) < 5
-    for lag in (1, 2, 8, 31, 32, 39):
+    for lag in LAGS:
+        assert score(drawn[lag:] * drawn[:-lag]) < 5
+        assert score(drawn[lag:, :, 1:] * drawn[:-lag, :, :-1]) < 5
+    for lag in (1, 2, 64):
+        assert score(drawn[..., lag:] * drawn[..., :-lag]) < 5
+    for lag in range(1, count):
         assert score(drawn[:, lag:] * drawn[:, :-lag]) < 5
-    each = np.sum(drawn, axis=(0, 2), dtype=np.float64) / np.sqrt(n / 40)
+    each = np.sum(drawn, axis=(0, 2), dtype=np.float64) / np.sqrt(drawn.size / count)
     assert np.max(np.abs(each)) < 5
-    reused = np.concatenate([drawn[:, :32], drawn[:, :8]], axis=1)  # the twin: the second word is the first
-    assert score(reused[:, 32:] * reused[:, :8]) > 5
+    # eight in a row, in the order in which words are read
+    bits = drawn.reshape(192 * count // 8, 8, 1024) > 0
+    assert p_value(np.tensordot(2 ** np.arange(8), bits, (0, 1)), 256) > ALPHA
+    # twins: the second word is the first, and a call that is used twice
+    again = np.concatenate([drawn[:32], drawn[:32]])
+    assert score(again[32:] * again[:-32]) > 5
+    bits[:, 7] = bits[:, 3] ^ bits[:, 0]
+    assert p_value(np.tensordot(2 ** np.arange(8), bits, (0, 1)), 256) < ALPHA
 
 
 def test_three_point_odds_are_exact():
-    """The words of each value are an interval, of length within one of 2^32/6, 2^32·4/6 and 2^32/6."""
+    """The words of each value are an interval, of length within one of 2^32/6, 2^32·4/6 and 2^32/6. Later digits are those of
+    64 bits."""
     low, high = -(-(2**32) // 6), -(-5 * 2**32 // 6)
     words = np.array([0, low - 1, low, 2**31, high - 1, high, 2**32 - 1], np.uint32)
     r = np.float32(np.sqrt(3))
-    np.testing.assert_array_equal(random.three_point(words), [-r, -r, 0, 0, 0, r, r])
+    np.testing.assert_array_equal(random.three_point(words, 0 * words, np.array(0)), [-r, -r, 0, 0, 0, r, r])
     assert max(abs(low / 2**32 - 1 / 6), abs((2**32 - high) / 2**32 - 1 / 6)) < 2**-31
+    digits = np.array(list(itertools.product((0, 2, 5), repeat=8)))
+    least = digits.astype(object) @ [6 ** (7 - i) for i in range(8)]
+    for next_cell, inside in ((0, 2**40), (1, -(2**40))):  # near both ends of the cell of numbers with these digits
+        x = [(k + next_cell) * 2**64 // 6**8 + inside for k in least]
+        words = [np.array([n >> shift & 0xFFFFFFFF for n in x], np.uint32) for shift in (32, 0)]
+        for place in range(8):
+            want = np.choose(digits[:, place] // 2, [-r, 0, r])
+            np.testing.assert_array_equal(random.three_point(*words, np.array(place)), want)
 
 
-def test_three_point_moments():
+@pytest.mark.parametrize("count", [1, 3, 9])
+def test_three_point_moments(count):
     """Mean 0, variance 1, skewness 0, fourth moment 3, like a normal; ±√3 with equal odds would have fourth moment 9."""
-    drawn = draw(Draws(three_point=3), 64, 8192).three_point.astype(np.float64)
+    drawn = draw(Draws(three_point=count), 192, 2048).three_point.astype(np.float64)
     n = drawn.size
     truth = {k: 3 ** (k // 2) / 3 if k % 2 == 0 else 0.0 for k in range(1, 13)}
     for k in range(1, 7):
         assert abs(np.mean(drawn**k) - truth[k]) < 5 * np.sqrt((truth[2 * k] - truth[k] ** 2) / n)
     assert abs(np.mean((1.05 * drawn) ** 2) - 1) > 5 * np.sqrt(2 / n)
-    for x, y in ((drawn[1:], drawn[:-1]), (drawn[..., 1:], drawn[..., :-1]), (drawn[:, 1:], drawn[:, :-1])):
-        assert abs(np.mean(x * y)) < 5 / np.sqrt(x.size)
-        assert abs(np.mean((x**2 - 1) * (y**2 - 1))) < 5 * 2 / np.sqrt(x.size)
+    pairs = [(drawn[lag:], drawn[:-lag]) for lag in LAGS[:-2]]
+    pairs += [(drawn[..., lag:], drawn[..., :-lag]) for lag in (1, 2, 64)]
+    pairs += [(drawn[:, lag:], drawn[:, :-lag]) for lag in range(1, count)]
+    for x, y in pairs:
+        assert score(x * y) < 5 and score((x**2 - 1) * (y**2 - 1), 2) < 5
+    # four in a row, in the order in which words are read: 81 patterns
+    digits = np.rint(drawn.reshape(192 * count // 4, 4, 2048) / np.sqrt(3) + 1).astype(int)
+    odds = [math.prod((1, 4, 1)[d] / 6 for d in pattern) for pattern in itertools.product(range(3), repeat=4)]
+    assert p_value(np.tensordot([27, 9, 3, 1], digits, (0, 1)), 81, odds) > ALPHA
+    digits[:, 3] = np.where(digits[:, 1] == 1, digits[:, 3], digits[:, 0])  # the twin
+    assert p_value(np.tensordot([27, 9, 3, 1], digits, (0, 1)), 81, odds) < ALPHA

@@ -9,21 +9,26 @@ enter through the key: the key of a lane is the first half of Philox(key; (lane,
 key that maps distinct (purpose, lane) to practically independent 64-bit keys, each of which owns a whole 2^128 counter
 space, so (chain 64 bit, step 64 bit, lane 32 bit, purpose) all count in full. It is scalar work that no loop repeats.
 
-Where a step needs one or two words, four or two consecutive steps share a call (step >> 2 or step >> 1 is counted, and
-`sharing` keeps these streams apart), so no word is wasted. Chains are the minor axis of every result.
+Where a step needs half a call or less, a power of two of consecutive steps share it (step >> k is counted, and `sharing` keeps
+these streams apart): four normals, two indices, 128 signs or 16 three-point variables to a call. Chains are the minor axis of
+every result. `STREAM` names all this: what draws otherwise has another name.
 """
 
 from __future__ import annotations
 
 from .blocks import block, initial_normals, place
+from .calls import steps_per_call
 from .clocks import Clock, advance, clock, steps_per_epoch
 from .keys import key, key_words
-from .permutations import ROUNDS, one_round, permutation_at, two_rounds
+from .permutations import ROUNDS, four_words, one_round, permutation_at, pivot_of
 from .philox import Purpose, philox4x32
-from .variables import below, box_muller, signs, three_point
+from .variables import below, box_muller, sign, three_point
+
+STREAM = "philox4x32-10/2"  # 1: a word for each step's signs and each three-point variable; permutations of 36 rounds
 
 __all__ = [
     "ROUNDS",
+    "STREAM",
     "Clock",
     "Purpose",
     "advance",
@@ -31,15 +36,17 @@ __all__ = [
     "block",
     "box_muller",
     "clock",
+    "four_words",
     "initial_normals",
     "key",
     "key_words",
     "one_round",
     "permutation_at",
     "philox4x32",
+    "pivot_of",
     "place",
-    "signs",
+    "sign",
+    "steps_per_call",
     "steps_per_epoch",
     "three_point",
-    "two_rounds",
 ]

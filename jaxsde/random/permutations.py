@@ -14,8 +14,8 @@ from .variables import below
 
 _u32 = np.uint32
 
-# of swap-or-not: within 1e-6 of a uniform permutation for n = 2 .. 8 (tests/test_random_indices.py computes it)
-ROUNDS = 36
+# of swap-or-not, a multiple of four: within 1e-6 of a uniform permutation for n = 2 .. 8 (tests/test_random_indices.py computes it)
+ROUNDS = 32
 
 
 def permutation_at(words: Key, chain: Words, epoch: Words, positions: Any, n: int) -> Int[Array, "..."]:
@@ -25,48 +25,53 @@ def permutation_at(words: Key, chain: Words, epoch: Words, positions: Any, n: in
     (Hoang, Morris, Rogaway, "An enciphering scheme based on a card shuffle", CRYPTO 2012), a permutation of exactly n
     points for any n from 1 to 2^31 - 1. Each round pairs x with K - x mod n and swaps the two if a hashed bit says so.
     """
-    pivots, hashes = round_keys(words, chain, epoch, n)
-    shape = jnp.broadcast_shapes(jnp.shape(positions), pivots.shape[1:])
-    return swap_or_not(
-        jnp.broadcast_to(jnp.asarray(positions, jnp.uint32), shape), pivots, hashes, n, lambda keys: keys
-    )
+    keys = round_keys(words, chain, epoch, n)
+    shape = jnp.broadcast_shapes(jnp.shape(positions), keys[0].shape[1:])
+    return swap_or_not(jnp.broadcast_to(jnp.asarray(positions, jnp.uint32), shape), keys, n, lambda key: key)
 
 
-def round_keys(words: Key, chain: Words, epoch: Words, n: int) -> tuple[Array, Array]:
-    """Per round the pivot K below n and the hash key: [ROUNDS, ...]."""
+def round_keys(words: Key, chain: Words, epoch: Words, n: int) -> tuple[Array, Array, Array]:
+    """Per round the pivot K below n, and the slope and the offset of its hash: [ROUNDS, ...] each."""
 
-    def pair(_: None, lane: Array) -> tuple[None, tuple[Array, Array]]:
-        return None, two_rounds(words, chain, epoch, n, lane)
+    def some(_: None, lane: Array) -> tuple[None, Array]:
+        return None, four_words(words, chain, epoch, lane)
 
-    _, (pivots, hashes) = lax.scan(pair, None, jnp.arange(ROUNDS // 2, dtype=jnp.uint32))
-    return pivots.reshape(ROUNDS, *pivots.shape[2:]), hashes.reshape(ROUNDS, *hashes.shape[2:])
-
-
-def two_rounds(words: Key, chain: Words, epoch: Words, n: int, lane: Any) -> tuple[Array, Array]:
-    """The pivots and the hash keys of rounds 2·lane and 2·lane + 1: [2, ...]. Whatever law K has, uniform permutations stay so:
-    the bias n/2^32 of a single word only touches the speed of mixing."""
-    a, b, c, d = philox4x32((*chain, *epoch), lane_key(words, Purpose.PERMUTATION, lane))
-    return multiply(_u32(n), jnp.stack([a, c]))[0], jnp.stack([b, d])
+    _, drawn = lax.scan(some, None, jnp.arange(3 * ROUNDS // 4, dtype=jnp.uint32))
+    drawn = drawn.reshape(3, ROUNDS, *drawn.shape[2:])
+    return pivot_of(drawn[0], n), drawn[1], drawn[2]
 
 
-def swap_or_not(x: Array, pivots: Array, hashes: Array, n: int, expand: Any) -> Array:
+def four_words(words: Key, chain: Words, epoch: Words, lane: Any) -> Array:
+    """Words 4·lane … 4·lane + 3 of the keys, [4, ...]: first those of all pivots, then all slopes, then all offsets."""
+    return jnp.stack(philox4x32((*chain, *epoch), lane_key(words, Purpose.PERMUTATION, lane)))
+
+
+def pivot_of(word: Array, n: int) -> Array:
+    """The pivot from its word. Its bias, n/2^32, leaves uniform permutations uniform and only touches the speed of mixing."""
+    return multiply(_u32(n), word)[0]
+
+
+def swap_or_not(x: Array, keys: tuple[Array, Array, Array], n: int, expand: Any) -> Array:
     """`expand` brings the keys of one round to the shape of x, round by round, so that they never exist all at once."""
 
-    def swap(x: Array, keys: tuple[Array, Array]) -> tuple[Array, None]:
-        return one_round(x, expand(keys[0]), expand(keys[1]), n), None
+    def swap(x: Array, keys: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        pivot, slope, offset = (expand(key) for key in keys)
+        return one_round(x, pivot, slope, offset, n), None
 
-    return lax.scan(swap, x, (pivots, hashes))[0].astype(jnp.int32)
+    return lax.scan(swap, x, keys)[0].astype(jnp.int32)
 
 
-def one_round(x: Array, pivot: Array, hashed: Array, n: int) -> Array:
-    """Where one round brings x: to its partner K - x mod n, or nowhere."""
+def one_round(x: Array, pivot: Array, slope: Array, offset: Array, n: int) -> Array:
+    """Where one round brings x: to its partner K - x mod n, or nowhere.
+
+    One bit for both partners, the highest of slope · max(x, partner) + offset mod 2^32: the bits of any two pairs are fair and
+    independent, exactly (Dietzfelbinger, "Universal hashing and k-wise independent random variables via integer arithmetic
+    without primes", STACS 1996), so that two places move as under independent bits.
+    """
     across = pivot - x  # mod 2^32: where x is beyond the pivot, larger than with n added
     partner = lax.min(across, across + _u32(n))
-    # one bit for both partners, of murmur3's finaliser (whose last shift leaves the top bit alone)
-    h = lax.max(x, partner) ^ hashed
-    h = (h ^ (h >> _u32(16))) * _u32(0x85EBCA6B)
-    h = (h ^ (h >> _u32(13))) * _u32(0xC2B2AE35)
-    return jnp.where(h >= _u32(1 << 31), partner, x)
+    hashed = slope * lax.max(x, partner) + offset
+    return jnp.where(hashed >= _u32(1 << 31), partner, x)
 
 
 def distinct(fill: Any, n: int, b: int) -> Array:

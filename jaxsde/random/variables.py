@@ -72,17 +72,28 @@ def _horner(x: Array, coefficients: tuple[float, ...]) -> Array:
     return p
 
 
-def signs(words: UInt32[Array, "r w c"], dtype: Any = np.float32) -> Array:
-    """±1 with equal odds, one per bit: ["r w 32 c"], the lowest bit first."""
-    bits = (words[:, :, None] >> jnp.arange(32, dtype=jnp.uint32)[:, None]) & _u32(1)
-    return jnp.asarray(1, dtype) - (bits << _u32(1)).astype(jnp.int32).astype(dtype)
+def sign(word: UInt32[Array, "..."], place: Any, dtype: Any = np.float32) -> Array:
+    """±1 with equal odds: the bit at `place` of the word, 0 for 1."""
+    if np.dtype(dtype) == np.float32:  # the bit as the sign of 1
+        high = word << (_u32(31) - jnp.asarray(place, jnp.uint32))
+        return lax.bitcast_convert_type((high & _u32(1 << 31)) | _u32(0x3F800000), jnp.float32)
+    bit = (word >> jnp.asarray(place, jnp.uint32)) & _u32(1)
+    return jnp.asarray(1, dtype) - (bit << _u32(1)).astype(jnp.int32).astype(dtype)
 
 
-def three_point(word: UInt32[Array, "..."], dtype: Any = np.float32) -> Array:
-    """√3, -√3 (odds 1/6 each) or 0 (2/3): moments 0, 1, 0, 3 of a normal. The odds are off by less than 2^-31."""
-    sixth = multiply(_u32(6), word)[0]
+_POWERS = np.array([6**i for i in range(8)], np.uint32)
+
+
+def three_point(high: UInt32[Array, "..."], low: UInt32[Array, "..."], place: Any, dtype: Any = np.float32) -> Array:
+    """√3, -√3 (odds 1/6 each) or 0 (2/3): moments 0, 1, 0, 3 of a normal. The digit at `place` (0 … 7) of (high, low)/2^64 in
+    base 6, -√3 for 0 and √3 for 5: of uniform words, the odds of all eight together are off by less than 2^-29."""
+    power = _POWERS[place] if isinstance(place, np.ndarray) else jnp.asarray(_POWERS)[place]
+    low = jnp.broadcast_to(low, jnp.broadcast_shapes(power.shape, low.shape))
+    carried, shifted = multiply(power, low)[0], power * high
+    rest = shifted + carried  # the upper word of (high, low)·6^place mod 2^64
     size = np.asarray(np.sqrt(3.0), dtype)
-    return jnp.where(sixth == 0, -size, jnp.where(sixth == 5, size, np.asarray(0.0, dtype)))
+    zero = jnp.where(rest >= _u32(5 * 2**32 // 6 + 1), size, np.asarray(0.0, dtype))
+    return jnp.where(rest <= _u32(2**32 // 6), -size, zero)
 
 
 def below(high: UInt32[Array, "..."], low: UInt32[Array, "..."], n: Any) -> UInt32[Array, "..."]:

@@ -27,6 +27,8 @@ from .looks import Looking, looks
 
 _BUFFER_BYTES = 1 << 20  # of positions, between two looks of the statistics
 _SAMPLES = 64
+_LONGEST, _SHORT = 32, 2000  # steps that are taken together, and their operations
+_MOST = 16_000  # operations: beyond, a compiler would take longer than the run
 _ARGUMENTS = (*[ctypes.c_void_p] * 8, ctypes.c_int64, ctypes.c_uint32, ctypes.c_uint32, *[ctypes.c_int64] * 6)
 
 
@@ -55,13 +57,10 @@ class _Plan:
     """The graphs of one structure of chain, and the machine code of each width of vector that was asked for."""
 
     def __init__(self, chain: Any, state: Any, dtype: np.dtype):
-        limit = divergence_limit(dtype)
-        try:
-            self.fast, self.masked = _graphs(block.trace(chain, state, dtype), limit)
-        except TooLarge:  # the draws that steps share are nothing beside such a step: one at a time
-            self.fast, self.masked = _graphs(block.trace(chain, state, dtype, length=1), limit)
+        self.fast, self.masked = _graphs(chain, state, dtype)
         self.dim, self.dtype = len(self.fast.positions[0]), dtype
         size = sum(node.rate == CHAIN for node in ordered([*self.fast.after, self.fast.alive]))
+        size = size * 4 // max(4, self.fast.length)
         # A short step waits for its own results: several vectors at once fill the time. A long one needs the registers.
         self.vectors = 4 if size < 400 else 2 if size < 1200 else 1
         self.codes: dict[int, _Code] = {}
@@ -78,8 +77,20 @@ class _Plan:
         return self.codes[width]
 
 
-def _graphs(traced: block.Traced, limit: float) -> tuple[block.Steps, block.Steps]:
-    return block.steps(traced, limit, False, floats.FUNCTIONS), block.steps(traced, limit, True, floats.FUNCTIONS)
+def _graphs(chain: Any, state: Any, dtype: np.dtype) -> tuple[block.Steps, block.Steps]:
+    """Of as many steps as share a call of the generator, as far as they are short; the draws that steps share are nothing beside
+    a very long one, which is taken by itself."""
+    shared, limit = block.length_of(chain.draws), divergence_limit(dtype)
+    lengths = {block.length_of(chain.draws, _LONGEST): _SHORT, shared: _MOST, 1: _MOST}
+    for length, operations in lengths.items():
+        try:
+            traced = block.trace(chain, state, dtype, length)
+            fast, masked = (block.steps(traced, limit, m, floats.FUNCTIONS, operations) for m in (False, True))
+            return fast, masked
+        except TooLarge:
+            if length == 1:
+                raise
+    raise AssertionError("the last length is 1")
 
 
 class _Code:

@@ -1,7 +1,7 @@
 """The examples that chains take in an order of their own: the keys of the permutation, made once an epoch, and the examples of a
 few steps, looked up together.
 
-    a new epoch, or the first step:        two rounds' keys at a time, to memory
+    a new epoch, or the first step:        the keys of its permutation, to memory
     every few steps, or the first step:    for a few places at a time: load them into registers, through all rounds, to memory
     every step:                            its examples from memory
 
@@ -32,7 +32,7 @@ class Shuffled:
         while 2 * ahead * batch <= _AHEAD and ahead < order.steps:
             ahead *= 2
         self.ahead, self.groups = ahead, -(-ahead * batch // self.together)
-        self.keys = room("i32", 2 * random.ROUNDS * lanes)
+        self.keys = room("i32", 3 * random.ROUNDS * lanes)
         self.found = room("i32", self.groups * self.together * lanes)
 
     def examples(self, chain: list[str]) -> list[str]:
@@ -65,12 +65,11 @@ class Shuffled:
         b.line("%lane = phi i32 [ 0, %keys ], [ %lane.next, %key ]")
         known = {"key": ["%key0", "%key1"], "chain": chain, "epoch": ["%epoch0", "%epoch1"], "lane": ["%lane"]}
         graph, roots = self.order.graph_of_keys()
-        first, second, *hashes = self._printed(graph, roots, known)
         four = b.let("mul i32 %lane, 4")
-        for i, value in enumerate((first, hashes[0], second, hashes[1])):
+        for i, value in enumerate(self._printed(graph, roots, known)):
             self._store(self.keys, b.let(f"zext i32 {b.let(f'add i32 {four}, {i}')} to i64"), value)
         b.line("%lane.next = add i32 %lane, 1")
-        more = b.let(f"icmp ult i32 %lane.next, {random.ROUNDS // 2}")
+        more = b.let(f"icmp ult i32 %lane.next, {3 * random.ROUNDS // 4}")
         b.line(f"br i1 {more}, label %key, label %places")
 
     def _places(self, begin: str) -> None:
@@ -85,9 +84,9 @@ class Shuffled:
         b.line("%r = phi i64 [ 0, %group ], [ %r.next, %round ]")
         for j, place in enumerate(places):
             b.line(f"%place{j} = phi {u32} [ {place}, %group ], [ %place{j}.next, %round ]")
-        twice = b.let("mul i64 %r, 2")
-        pivot, hashed = self._load(self.keys, twice), self._load(self.keys, b.let(f"add i64 {twice}, 1"))
-        known = {"place": [f"%place{j}" for j in range(count)], "pivot": [pivot], "hash": [hashed]}
+        known = {"place": [f"%place{j}" for j in range(count)]}
+        for i, name in enumerate(("pivot", "slope", "offset")):
+            known[name] = [self._load(self.keys, b.let(f"add i64 %r, {i * random.ROUNDS}"))]
         graph, roots = self.order.graph_of_round(count)
         for j, moved in enumerate(self._printed(graph, roots, known)):
             b.line(f"%place{j}.next = bitcast {u32} {moved} to {u32}")

@@ -50,27 +50,19 @@ class Traced(NamedTuple):
     shared: list[jax.ShapeDtypeStruct]
 
 
-def length_of(draws: Draws) -> int:
-    """Steps that share a call of the generator."""
+def length_of(draws: Draws, most: int = 4) -> int:
+    """Steps that share a call of the generator, as far as so many can be taken at once."""
     if draws.scheme in ("epoch", "once", "cyclic"):
         return 1  # a step is of one epoch
-    needs = (
-        draws.normals,
-        -(-draws.signs // 32),
-        draws.three_point,
-        draws.indices * (2 if draws.scheme == "independent" else 1),
-    )
-    return max((4 // n for n in needs if 0 < n <= 2), default=1)
+    return min(most, random.steps_per_call(draws))
 
 
 def trace(chain: Chain, state: Any, dtype: Any, length: int | None = None) -> Traced:
-    """The jaxprs of a chain whose state is like `state` (one chain's, arrays or shapes), `length` steps at a time: as many
-    as share a call of the generator, unless 1 is asked for."""
+    """The jaxprs of a chain whose state is like `state` (one chain's, arrays or shapes), `length` steps at a time, a power of
+    two: `length_of` if nothing else is said."""
     order = orders.trace(chain.draws)
     drawing = chain.draws if order is None else chain.draws._replace(indices=0, population=0, scheme="independent")
-    natural = length_of(chain.draws)
-    length = natural if length is None else length
-    aligned = length == natural and order is None
+    length = length_of(chain.draws) if length is None else length
     leaves, structure = jax.tree.flatten(chain)
     inner, inner_structure = jax.tree.flatten(state)
     like = lambda a: jax.ShapeDtypeStruct(np.shape(a), jnp.result_type(a))  # noqa: E731
@@ -80,7 +72,7 @@ def trace(chain: Chain, state: Any, dtype: Any, length: int | None = None) -> Tr
     def draw(key0: Any, key1: Any, chain0: Any, chain1: Any, step0: Any, step1: Any) -> Drawn:
         clock = random.Clock((step0, step1), (step0, step1), jnp.uint32(0))
         ids = (chain0[None], chain1[None])
-        block = random.block((key0, key1), drawing, ids, clock, length, dtype, aligned=aligned)  # pyright: ignore
+        block = random.block((key0, key1), drawing, ids, clock, length, dtype, aligned=length)  # pyright: ignore
         return jax.tree.map(lambda a: a[..., 0], block)
 
     def step(given: list, held: list, drawn: Drawn, k: Any) -> list:

@@ -22,9 +22,9 @@ from .graph import CHAIN, CONSTANT, STEP, Graph, Node
 class Order(NamedTuple):
     """The order of one chain as jaxprs.
 
-    `place` (position, j) is where example j of a step stands in the order; a permutation moves it there through ROUNDS rounds,
-    `swap` (place, pivot, hash key); two rounds at a time have their `keys` (key, chain, epoch, lane), with two words each for the
-    first three. Without a permutation the place is the example.
+    `place` (position, j) is where example j of a step stands in the order; ROUNDS rounds `swap` (place, pivot, slope, offset) then
+    bring it to the example, whose `keys` (key, chain, epoch, lane) come four at a time, with two words for each of the first
+    three. Without a permutation the place is the example.
     """
 
     draws: Draws
@@ -49,7 +49,7 @@ class Order(NamedTuple):
         return out
 
     def graph_of_keys(self) -> tuple[Graph, list[Node]]:
-        """From inputs "key", "chain", "epoch" (two words each) and "lane" to two pivots and two hash keys."""
+        """From inputs "key", "chain", "epoch" (two words each) and "lane" to four keys."""
         g = Graph()
         rates = {"key": CONSTANT, "chain": CHAIN, "epoch": STEP}
         words = [g.input(name, np.uint32, rate, i) for name, rate in rates.items() for i in (0, 1)]
@@ -63,11 +63,11 @@ class Order(NamedTuple):
         return g, [node for j in each for node in _evaluated(g, self.place, begin, j)]
 
     def graph_of_round(self, count: int) -> tuple[Graph, list[Node]]:
-        """From inputs "place" (so many), "pivot" and "hash" to where the round brings them."""
+        """From inputs "place" (so many), "pivot", "slope" and "offset" to where the round brings them."""
         g = Graph()
-        pivot, hashed = (g.input(name, np.uint32, CHAIN) for name in ("pivot", "hash"))
+        keys = [g.input(name, np.uint32, CHAIN) for name in ("pivot", "slope", "offset")]
         places = [g.input("place", np.uint32, CHAIN, j) for j in range(count)]
-        return g, [node for x in places for node in _evaluated(g, self.swap, x, pivot, hashed)]
+        return g, [node for x in places for node in _evaluated(g, self.swap, x, *keys)]
 
 
 def trace(draws: Draws) -> Order | None:
@@ -78,14 +78,15 @@ def trace(draws: Draws) -> Order | None:
 
     def keys(key0: Any, key1: Any, chain0: Any, chain1: Any, epoch0: Any, epoch1: Any, lane: Any) -> Any:
         epoch = (epoch0, epoch1) if draws.scheme == "epoch" else (jnp.uint32(0), jnp.uint32(0))
-        return random.two_rounds((key0, key1), (chain0, chain1), epoch, n, lane)  # pyright: ignore[reportArgumentType]
+        drawn = random.four_words((key0, key1), (chain0, chain1), epoch, lane)  # pyright: ignore[reportArgumentType]
+        return jnp.where(lane < random.ROUNDS // 4, random.pivot_of(drawn, n), drawn)
 
     return Order(
         draws,
         random.steps_per_epoch(draws),
         jax.make_jaxpr(lambda position, j: random.place(draws, position, j))(word, word),
         jax.make_jaxpr(keys)(*[word] * 7),
-        jax.make_jaxpr(lambda x, pivot, hashed: random.one_round(x, pivot, hashed, n))(*[word] * 3),
+        jax.make_jaxpr(lambda x, pivot, slope, offset: random.one_round(x, pivot, slope, offset, n))(*[word] * 4),
     )
 
 
