@@ -17,7 +17,7 @@ from ..struct import check_gradient
 from ..types import Chain, Statistic
 from . import launch as launching
 from . import layout as layouts
-from .executors import choose
+from .executors import EXECUTORS, choose
 from .executors.tile import divergence_limit
 from .run import Run
 
@@ -35,7 +35,7 @@ def begin(
     numbers, lane_bytes = _lane(chain, cast, dtype)
     layouts.check_lanes(chains, lane_bytes, device)
     executor = choose(executor, cast, launching.one_state(cast, dtype), dtype, device.platform)
-    widest = layouts.widest(numbers, device.platform)
+    widest = max(layouts.widest(numbers, device.platform), getattr(EXECUTORS[executor], "WIDEST", 0))
     while True:
         plan = layouts.plan(chains, groups, widest, layouts.workers(device.platform))
         held = jax.tree.leaves(_empty(statistics, plan.width, chain.dim, dtype))

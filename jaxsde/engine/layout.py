@@ -17,7 +17,7 @@ import numpy as np
 
 # Numbers that one step of one tile may hold at once on a CPU: about half of a core's second-level cache in float32.
 _CACHE_NUMBERS = 1 << 17
-_LANES = 16  # a row is a multiple of this many chains, so that no vector loop has a remainder
+_LANES = 16  # a tile is a multiple of this many chains, so that no vector loop has a remainder
 
 
 class Layout(NamedTuple):
@@ -69,7 +69,9 @@ def plan(chains: int, groups: int, widest: int, workers: int) -> Layout:
     groups = min(groups, chains)
     sizes = tuple(chains // groups + (g < chains % groups) for g in range(groups))
     parts = math.ceil(sizes[0] / widest)
-    width = padded(math.ceil(sizes[0] / parts))
+    width = math.ceil(sizes[0] / parts)
+    # Small groups share a vector.
+    width = padded(width) if width > _LANES // 2 else 1 << (width - 1).bit_length()
     row_group, first, counts, start = [], [], [], 0
     for g, size in enumerate(sizes):
         for p in range(parts):
@@ -80,6 +82,7 @@ def plan(chains: int, groups: int, widest: int, workers: int) -> Layout:
         start += size
     # Enough tiles that every worker has one, however few the chains.
     per_tile = max(1, min(widest // width, math.ceil(len(counts) / workers)))
+    per_tile = math.ceil(per_tile * width / _LANES) * _LANES // width
     return Layout(chains, sizes, tuple(row_group), tuple(first), tuple(counts), width, per_tile)
 
 

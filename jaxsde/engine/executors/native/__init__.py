@@ -22,14 +22,16 @@ from ..scalar.graph import CHAIN, TooLarge, ordered
 from ..scalar.plans import Plans
 from ..tile import Span, Tile, divergence_limit, number, observe
 from ..xla import compiled, memory_bytes
-from . import build, floats, kernel, memory
+from . import build, floats, kernel, loops, memory
 from .looks import Looking, looks
 
 _BUFFER_BYTES = 1 << 20  # of positions, between two looks of the statistics
 _SAMPLES = 64
 _LONGEST, _SHORT = 32, 2000  # steps that are taken together, and their operations
 _MOST = 16_000  # operations: beyond, a compiler would take longer than the run
-_ARGUMENTS = (*[ctypes.c_void_p] * 8, ctypes.c_int64, ctypes.c_uint32, ctypes.c_uint32, *[ctypes.c_int64] * 6)
+WIDEST = 64  # chains that a tile may have however large their steps: it is worked through vector by vector
+_SCRATCH_BYTES = 1 << 20  # of a vector of chains, where there is a choice
+_ARGUMENTS = (*[ctypes.c_void_p] * 8, ctypes.c_int64, ctypes.c_uint32, ctypes.c_uint32, *[ctypes.c_int64] * 6, ctypes.c_void_p)
 
 
 def refuses(chain: Any, state: Any, dtype: Any, platform: str, *, wanted: bool) -> str | None:
@@ -54,16 +56,32 @@ def program(arguments: tuple, *, every: int, rows: int, platform: str) -> Progra
 
 
 class _Plan:
-    """The graphs of one structure of chain, and the machine code of each width of vector that was asked for."""
+    """What one structure of chain is printed from, and the machine code of each width of vector that was asked for: scalars,
+    or loops where there are too many of them."""
 
     def __init__(self, chain: Any, state: Any, dtype: np.dtype):
-        self.fast, self.masked = _graphs(chain, state, dtype)
-        self.dim, self.dtype = len(self.fast.positions[0]), dtype
-        size = sum(node.rate == CHAIN for node in ordered([*self.fast.after, self.fast.alive]))
-        size = size * 4 // max(4, self.fast.length)
-        # A short step waits for its own results: several vectors at once fill the time. A long one needs the registers.
-        self.vectors = 4 if size < 400 else 2 if size < 1200 else 1
+        self.limit, self.dtype = divergence_limit(dtype), dtype
         self.codes: dict[int, _Code] = {}
+        try:
+            self.graphs = _graphs(chain, state, dtype, self.limit)
+        except Unsupported:
+            traced = block.trace(chain, state, dtype, length=1)
+            if traced.order is not None:  # loops do not know whose turn it is
+                raise
+            self._in_loops(traced)
+        else:
+            fast, _ = self.graphs
+            self.dim = len(fast.positions[0])
+            size = sum(node.rate == CHAIN for node in ordered([*fast.after, fast.alive])) * 4 // max(4, fast.length)
+            # A short step waits for its own results: several vectors at once fill the time. A long one needs the registers.
+            self.vectors = 4 if size < 400 else 2 if size < 1200 else 1
+
+    def _in_loops(self, traced: block.Traced) -> None:
+        self.graphs, self.traced = None, traced
+        self.dim = int(np.prod(traced.position.out_avals[0].shape))
+        lanes = build.machine().lanes(self.dtype.itemsize)
+        _, scratch = loops.source(traced, self.limit, lanes, build.machine())  # `Unsupported` now, not when it is to run
+        self.vectors = next((n for n in (4, 2) if n * scratch <= _SCRATCH_BYTES), 1)
 
     def code(self, lanes: int) -> _Code:
         """The code for tiles of `lanes` chains."""
@@ -73,14 +91,18 @@ class _Plan:
             width *= 2
         width = min(width, wanted)
         if width not in self.codes:
-            self.codes[width] = _Code(kernel.source(self.fast, self.masked, width, machine), width)
+            if self.graphs is not None:
+                self.codes[width] = _Code(kernel.source(*self.graphs, width, machine), width, 0)
+            else:
+                source, scratch = loops.source(self.traced, self.limit, width, machine)
+                self.codes[width] = _Code(source, width, scratch)
         return self.codes[width]
 
 
-def _graphs(chain: Any, state: Any, dtype: np.dtype) -> tuple[block.Steps, block.Steps]:
+def _graphs(chain: Any, state: Any, dtype: np.dtype, limit: float) -> tuple[block.Steps, block.Steps]:
     """Of as many steps as share a call of the generator, as far as they are short; the draws that steps share are nothing beside
     a very long one, which is taken by itself."""
-    shared, limit = block.length_of(chain.draws), divergence_limit(dtype)
+    shared = block.length_of(chain.draws)
     lengths = {block.length_of(chain.draws, _LONGEST): _SHORT, shared: _MOST, 1: _MOST}
     for length, operations in lengths.items():
         try:
@@ -94,10 +116,10 @@ def _graphs(chain: Any, state: Any, dtype: np.dtype) -> tuple[block.Steps, block
 
 
 class _Code:
-    """Machine code, ready to be called."""
+    """Machine code, ready to be called, and the bytes of memory that a call works in."""
 
-    def __init__(self, source: str, width: int):
-        self.built, self.width = build.build(source), width
+    def __init__(self, source: str, width: int, scratch: int):
+        self.built, self.width, self.scratch = build.build(source), width, scratch
         self.call = ctypes.CFUNCTYPE(None, *_ARGUMENTS)(self.built.address("advance"))
 
 
@@ -186,7 +208,7 @@ class Program:
         clock = int(span.clock.step[0]) + (int(span.clock.step[1]) << 32)
         dt, begin = np.asarray(chain.dt, self.dtype), np.asarray(number(span.clock, self.dtype))
         shared, state = memory.pointers(tables), [row for r in held.state for row in r]
-        never = 1 << 62
+        never, scratch = 1 << 62, memory.aligned(self.code.scratch)
         memory_of = np.empty(self.samples * self.dim * self.part, self.dtype), np.empty(self.samples * self.part, np.uint8)
         for start in range(0, self.lanes, self.part):
             part = slice(start, min(start + self.part, self.lanes))
@@ -207,7 +229,7 @@ class Program:
                     ctypes.addressof(rows), ctypes.addressof(shared), *(a[start:].ctypes.data for a in each), out.ctypes.data,
                     seen.ctypes.data, size, int(words[0]), int(words[1]), clock + step, clock + stop,
                     first_look - step if looking else never, self.every if looking else never,
-                    self.samples, width,
+                    self.samples, width, scratch.ctypes.data,
                 )  # fmt: skip
                 if due:
                     if living is not None:

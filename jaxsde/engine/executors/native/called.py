@@ -86,9 +86,11 @@ def _run(
     rows = [np.array(a[which].reshape(lanes, -1).T, memory.row_bytes(a.dtype), order="C") for a in state]
     alive, survived = np.ones(lanes, np.uint8), np.zeros(lanes, np.uint32)
     state_at, tables_at = memory.pointers([row for r in rows for row in r]), memory.pointers(tables)
+    scratch = memory.aligned(code.scratch)
     each = (low, high, alive, survived, survived, survived)  # nobody looks, so nothing is written to the last two
     code.call(
         ctypes.addressof(state_at), ctypes.addressof(tables_at), *(a.ctypes.data for a in each), lanes,
         int(key[0]), int(key[1]), first_step, first_step + steps, _NEVER, _NEVER, 0, lanes,
+        scratch.ctypes.data,
     )  # fmt: skip
     return _Part([r.T[:size].reshape(a.shape) for r, a in zip(rows, state, strict=True)], alive[:size] != 0)

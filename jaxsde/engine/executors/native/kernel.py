@@ -20,7 +20,7 @@ from .writer import Writer, stored
 ARGUMENTS = (
     "ptr noalias %state, ptr noalias %tables, ptr noalias %chain0, ptr noalias %chain1, ptr noalias %alive, "
     "ptr noalias %survived, ptr noalias %out, ptr noalias %out_alive, i64 %chains, i32 %key0, i32 %key1, i64 %first, "
-    "i64 %last, i64 %until, i64 %every, i64 %room, i64 %width"
+    "i64 %last, i64 %until, i64 %every, i64 %room, i64 %width, ptr noalias %scratch"
 )
 
 
@@ -33,6 +33,7 @@ def source(fast: Steps, masked: Steps, lanes: int, machine: Machine) -> str:
     out, out_alive     positions [chains / width, room, d, width] and whether the chain lived, bytes [chains / width, room, width]:
                        room for so many samples of a number of chains that lie side by side
     first … last       the steps to take; the statistics look `until` steps after `first`, then every `every` steps
+    scratch            memory that this kernel does without
     """
     return _Kernel(fast, masked, lanes, machine).text()
 

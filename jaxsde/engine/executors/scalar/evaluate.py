@@ -16,9 +16,9 @@ from .elementwise import ELEMENTWISE
 from .graph import Graph, Node, Table, Unsupported
 from .indexing import INDEXING, entries
 
-_CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint")
+CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint")
 _VIEWS = ("convert_element_type", "copy", "copy_p", "stop_gradient")  # of a table, where the type stays
-_IDENTITIES = ("optimization_barrier", "reshard", "sharding_constraint", "mesh_cast", "pvary", "pcast")
+IDENTITIES = ("optimization_barrier", "reshard", "sharding_constraint", "mesh_cast", "pvary", "pcast")
 
 
 def evaluate(graph: Graph, closed: Any, *arguments: Any) -> list[np.ndarray]:
@@ -55,16 +55,16 @@ def _evaluate(g: Graph, jaxpr: Any, constants: list, arguments: list) -> list:
 
 def _apply(g: Graph, equation: Any, operands: list) -> list:
     name, params = equation.primitive.name, equation.params
-    if name in _IDENTITIES:
+    if name in IDENTITIES:
         return operands
     if name in ELEMENTWISE:
         if isinstance(operands[0], Table) and name in _VIEWS and equation.outvars[0].aval.dtype == operands[0].dtype:
             return operands
         return [elementwise(g, name, operands, params)]
     inner = None
-    if name in _CALLS and params.get("name") == "rarely":
+    if name in CALLS and params.get("name") == "rarely":
         return [elementwise(g, "rarely", operands, {})]
-    if name in _CALLS:
+    if name in CALLS:
         inner = params["jaxpr"]
     elif name.startswith("custom_"):
         inner = params.get("call_jaxpr") or params.get("fun_jaxpr")
@@ -239,8 +239,12 @@ def _cond(g: Graph, avals: list, which: Any, *operands: Any, branches: tuple, **
 def _platform_index(g: Graph, avals: list, *, platforms: tuple, **params: Any) -> list:
     """Of the branch for no platform in particular."""
     out = np.empty((), object)
-    out[()] = g.literal(next(i for i, names in enumerate(platforms) if names is None or "cpu" in names), avals[0].dtype)
+    out[()] = g.literal(platform_branch(platforms), avals[0].dtype)
     return [out]
+
+
+def platform_branch(platforms: tuple) -> int:
+    return next(i for i, names in enumerate(platforms) if names is None or "cpu" in names)
 
 
 def _empty(g: Graph, avals: list, **params: Any) -> list:

@@ -109,7 +109,7 @@ def pad(g: Graph, x: Any, fill: Any, *, padding_config: tuple, **params: Any) ->
 
 def dynamic_slice(g: Graph, x: Any, *starts: Any, slice_sizes: tuple, **params: Any) -> Any:
     places = [
-        _clamped(g, entries(g, s).item(), n - size) for s, n, size in zip(starts, x.shape, slice_sizes, strict=True)
+        clamped(g, entries(g, s).item(), n - size) for s, n, size in zip(starts, x.shape, slice_sizes, strict=True)
     ]
     out = np.empty(slice_sizes, object)
     for i in np.ndindex(*slice_sizes):
@@ -119,7 +119,7 @@ def dynamic_slice(g: Graph, x: Any, *starts: Any, slice_sizes: tuple, **params: 
 
 def dynamic_update_slice(g: Graph, x: Any, update: Any, *starts: Any, **params: Any) -> np.ndarray:
     x, update = entries(g, x).copy(), entries(g, update)
-    places = [_clamped(g, entries(g, s).item(), n - k) for s, n, k in zip(starts, x.shape, update.shape, strict=True)]
+    places = [clamped(g, entries(g, s).item(), n - k) for s, n, k in zip(starts, x.shape, update.shape, strict=True)]
     spans = [_span(p, n - k) for p, n, k in zip(places, x.shape, update.shape, strict=True)]
     _few(spans)
     result = x.copy()
@@ -161,9 +161,9 @@ def gather(
                          numbers.start_indices_batching_dims)  # fmt: skip
         inside = None
         if "FILL" in str(mode):
-            inside = _inside(g, places, x.shape, slice_sizes)
+            inside = inside_slice(g, places, x.shape, slice_sizes)
         if "PROMISE" not in str(mode):
-            places = [_clamped(g, p, n - k) for p, n, k in zip(places, x.shape, slice_sizes, strict=True)]
+            places = [clamped(g, p, n - k) for p, n, k in zip(places, x.shape, slice_sizes, strict=True)]
         for w in np.ndindex(*window):
             within = [0] * len(x.shape)
             for d, k in zip(windowed, w, strict=True):
@@ -173,7 +173,7 @@ def gather(
                 fill = (
                     fill_value
                     if fill_value is not None
-                    else (np.nan if value.dtype.kind == "f" else _lowest(value.dtype))
+                    else (np.nan if value.dtype.kind == "f" else lowest(value.dtype))
                 )
                 value = g.op("select", value.dtype, inside, value, g.literal(fill, value.dtype))
             at = [0] * rank
@@ -202,7 +202,7 @@ def _scatter(combine: str | None) -> Any:
             places = _starts(g, x.shape, indices[b], b, numbers.scatter_dims_to_operand_dims, numbers.operand_batching_dims,
                              numbers.scatter_indices_batching_dims)  # fmt: skip
             if "CLIP" in str(mode):
-                places = [_clamped(g, p, n - k) for p, n, k in zip(places, x.shape, sizes, strict=True)]
+                places = [clamped(g, p, n - k) for p, n, k in zip(places, x.shape, sizes, strict=True)]
             spans = [_span(p, n - k) for p, n, k in zip(places, x.shape, sizes, strict=True)]
             _few(spans)
             within = [0] * x.ndim
@@ -275,7 +275,7 @@ def _matches(g: Graph, places: list[Node], start: tuple) -> Node | None:
     return result
 
 
-def _clamped(g: Graph, place: Node, last: int) -> Node:
+def clamped(g: Graph, place: Node, last: int) -> Node:
     if place.dtype.kind == "u":
         return g.op("min", place.dtype, place, g.literal(last, place.dtype))
     return g.op(
@@ -283,7 +283,7 @@ def _clamped(g: Graph, place: Node, last: int) -> Node:
     )
 
 
-def _inside(g: Graph, places: list[Node], shape: tuple, sizes: tuple) -> Node:
+def inside_slice(g: Graph, places: list[Node], shape: tuple, sizes: tuple) -> Node:
     result = g.literal(True, bool)
     for p, n, k in zip(places, shape, sizes, strict=True):
         if p.dtype.kind != "u":
@@ -292,7 +292,7 @@ def _inside(g: Graph, places: list[Node], shape: tuple, sizes: tuple) -> Node:
     return result
 
 
-def _lowest(dtype: np.dtype) -> Any:
+def lowest(dtype: np.dtype) -> Any:
     return np.iinfo(dtype).min if dtype.kind == "i" else np.iinfo(dtype).max if dtype.kind == "u" else True
 
 

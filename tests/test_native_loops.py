@@ -1,0 +1,216 @@
+"""Steps too large for scalars, run by loops over memory: the same chains as `vmap`, whatever stands beside them."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxsde as js
+from jaxsde.engine import launch, layout
+from jaxsde.engine.executors import native
+from jaxsde.engine.executors.native import build, loops
+from jaxsde.engine.executors.scalar import Unsupported, block
+
+KEY = js.key(11)
+RNG = np.random.default_rng(5)
+D = 6
+X, LABELS = RNG.normal(size=(20, D)), RNG.integers(0, D, size=20)
+# 20 steps that contract, each with a few roundings of its own: far below a thousand units in the last place
+ROUNDINGS = 1000
+
+
+@pytest.fixture
+def only_loops(monkeypatch):
+    """No step is taken apart into scalars."""
+
+    def refuse(*given):
+        raise Unsupported("scalars")
+
+    monkeypatch.setattr(native, "_graphs", refuse)
+
+
+def apart(chain, start, steps=20, chains=48, **more):
+    """The run by `native`, and its distance from that by `vmap` in units of the precision."""
+    runs = [js.simulate(chain, start, key=KEY, chains=chains, steps=steps, executor=e, **more) for e in ("vmap", "native")]
+    assert [r.executor for r in runs] == ["vmap", "native"] and not runs[0].diverged.any()
+    a, b = (r.positions.astype(np.float64) for r in runs)
+    begin = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(start)])
+    assert np.abs(a - begin).max() > 1e-3  # the chains went somewhere
+    return runs[1], np.abs(a - b).max() / (np.finfo(runs[0].dtype).eps * max(1.0, np.abs(a).max()))
+
+
+def looped(w, e):
+    """A loop that carries a number and gives an array back, with a branch that the chain decides."""
+    last, all_of_them = jax.lax.scan(lambda h, x: (jnp.tanh(h + x), h * x), w[0], e[0] * w, reverse=True)
+    return jax.lax.cond(last > 0, lambda h: h**2, jnp.abs, last) + jnp.sum(all_of_them**2)
+
+
+def joined(w, e):
+    """Slices, joints, reversals and paddings."""
+    both = jnp.concatenate([w[4:], e[0][:3] * w[1:4], jnp.pad(w[::2], (1, 2))])
+    return jnp.sum(both[::-1] ** 2) + jnp.sum(jnp.stack([w, e[0]], 1).reshape(-1)[3:9] ** 2)
+
+
+LOSSES = {
+    "squared": lambda w, e: 0.5 * (e[0] @ w - 1) ** 2,
+    "softmax": lambda w, e: -jax.nn.log_softmax(w * e[0])[e[1]],
+    "products": lambda w, e: 0.02 * jnp.sum((jnp.outer(w, e[0]) @ (w[:, None] * jnp.ones((D, 3)))) ** 2),
+    "written": lambda w, e: jnp.sum(w.at[e[1]].set(2 * w[0]).at[jnp.array([0, 3])].add(w[:2] * e[0][:2]) ** 2),
+    "read": lambda w, e: jnp.sum(jax.lax.dynamic_slice(w * e[0], (e[1] - 1,), (3,)) ** 2) + w[jnp.argmax(e[0] * w)] ** 2,
+    "cumulative": lambda w, e: 0.1 * jnp.sum(jnp.cumsum(w * e[0]) ** 2) + jnp.max(w) + jnp.max(w * e[0]),
+    "looped": looped,
+    "joined": joined,
+}
+SAMPLINGS = ["with_replacement", "without_replacement", "full_batch", "gaussian"]
+
+
+def small(name, sampling="with_replacement", **more):
+    problem = js.finite_sum(LOSSES[name], (X, LABELS), np.ones(D))
+    return js.sgd(problem, learning_rate=0.02, batch_size=3, sampling=sampling, **more)
+
+
+@pytest.mark.parametrize("name,sampling", [(n, SAMPLINGS[i % 4]) for i, n in enumerate(LOSSES)] + [("squared", s) for s in SAMPLINGS[1:]])
+def test_losses_and_samplings(name, sampling, only_loops):
+    assert apart(small(name, sampling), np.linspace(-1, 1, D))[1] < ROUNDINGS
+
+
+@pytest.mark.parametrize("optimizer", [optax.adam, lambda lr: optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(lr, 0.9))],
+                         ids=["adam", "clipped"])  # fmt: skip
+def test_optimizers(optimizer, only_loops):
+    assert apart(small("squared", optimizer=optimizer), np.linspace(-1, 1, D))[1] < ROUNDINGS
+
+
+@pytest.mark.parametrize("integrator", [js.Heun, js.SRA1])
+def test_equations(integrator, only_loops):
+    problem = js.potential(lambda x: jnp.sum((x**2 - 1) ** 2) / 4 + x[0] * x[1] / 2, np.full(5, 0.5))
+    chain = js.integrate(js.langevin(problem, temperature=0.3), integrator(), dt=0.05)
+    assert apart(chain, np.full(5, 0.5))[1] < ROUNDINGS
+
+
+def test_double_precision(only_loops):
+    with jax.enable_x64(True):
+        for name in ("softmax", "looped"):
+            assert apart(small(name), np.linspace(-1, 1, D), dtype=np.float64)[1] < ROUNDINGS
+
+
+def matrices(d):
+    rng = np.random.default_rng(d)
+    a, c = (rng.normal(size=(d, d)) / np.sqrt(d) for _ in range(2))
+    h = (a @ a.T + np.eye(d)).astype(np.float32)
+    problem = js.potential(lambda x: 0.5 * x @ (h @ x), np.ones(d), noise_covariance=c @ c.T + 0.5 * np.eye(d))
+    return js.integrate(js.sgd_sde(problem, learning_rate=0.05), dt=0.05), np.ones(d)
+
+
+def squares(d, batch):
+    rng = np.random.default_rng(d)
+    x = rng.normal(size=(50, d)) / np.sqrt(d)
+    return js.sgd(js.finite_sum(LOSSES["squared"], (x, LABELS[np.arange(50) % 20]), np.zeros(d)), learning_rate=0.1, batch_size=batch), np.zeros(d)
+
+
+def network(batch):
+    rng = np.random.default_rng(batch)
+    sizes = ((19, 33), (33,), (33, 7), (7,))
+    start = [rng.normal(size=s) / 5 for s in sizes]
+
+    def loss(p, e):
+        a, b, c, d = p
+        return optax.softmax_cross_entropy_with_integer_labels(jnp.tanh(e[0] @ a + b) @ c + d, e[1])
+
+    data = rng.normal(size=(60, 19)), rng.integers(0, 7, size=60)
+    return js.sgd(js.finite_sum(loss, data, start), learning_rate=0.1, batch_size=batch), start
+
+
+LARGE = {
+    "matrices": lambda: matrices(131),
+    "squares, batch of 1": lambda: squares(8501, 1),
+    "squares, batch of 3": lambda: squares(1003, 3),
+    "network, batch of 10": lambda: network(10),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_large_steps_take_loops_of_their_own_accord(name):
+    chain, start = LARGE[name]()
+    run, distance = apart(chain, start, steps=6)
+    assert distance < ROUNDINGS
+    state = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[2:], a.dtype), run.state)
+    assert native.plan_of(launch.cast(chain, run.dtype), state, run.dtype).graphs is None
+
+
+def test_a_chain_is_its_own_whatever_is_beside_it(monkeypatch):
+    """Numbers of chains, chunks, looks, groups, widths of vectors: the same bytes."""
+    chain, start = network(10)
+    given = dict(key=KEY, steps=13, executor="native")
+    whole = js.simulate(chain, start, chains=150, **given)
+    for more in (dict(chains=37), dict(chains=150, chunk=5), dict(chains=129, every=3, groups=5, statistics={"m": js.Mean()})):
+        run = js.simulate(chain, start, **given, **more)
+        np.testing.assert_array_equal(run.positions, whole.positions[: len(run.positions)])
+    here = build.machine()
+    state = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[2:], a.dtype), whole.state)
+    plan = native.plan_of(launch.cast(chain, whole.dtype), state, whole.dtype)
+    for vectors, bits in ((1, 512), (2, 256), (4, 128)):
+        monkeypatch.setattr(plan, "vectors", vectors)
+        monkeypatch.setattr(build, "machine", lambda bits=bits: here._replace(bits=min(bits, here.bits)))
+        plan.codes.clear()
+        launch._programs.clear()
+        np.testing.assert_array_equal(js.simulate(chain, start, chains=64, **given).positions, whole.positions[:64])
+    plan.codes.clear()
+    launch._programs.clear()
+
+
+def test_chains_that_diverge(only_loops):
+    wild = js.sgd(js.potential(lambda x: jnp.sum(x**2) / 2 - jnp.sum(x**4) / 4, np.zeros(3), noise_covariance=0.5), learning_rate=0.3)
+    given = dict(key=KEY, chains=300, steps=40, every=4, statistics={"m": js.Moments(), "cov": js.Covariance()})
+    reference, run = (js.simulate(wild, np.zeros(3), executor=e, **given) for e in ("vmap", "native"))
+    gone = run.diverged
+    assert 0 < gone.sum() < 300
+    np.testing.assert_array_equal(gone, reference.diverged)
+    np.testing.assert_array_equal(run.diverged_at, reference.diverged_at)
+    np.testing.assert_allclose(run.positions[~gone], reference.positions[~gone], rtol=1e-4, atol=1e-4)
+    for name in given["statistics"]:
+        np.testing.assert_allclose(run[name].value, reference[name].value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["sort", "eigenvalues"])
+def test_what_no_loop_does_is_named(name):
+    loss = {"sort": lambda w: jnp.sum(jnp.sort(w) * w), "eigenvalues": lambda w: jnp.linalg.eigvalsh(jnp.outer(w, w) + jnp.eye(3))[0]}
+    chain = js.integrate(js.langevin(js.potential(loss[name], np.ones(3)), temperature=0.1), dt=0.05)
+    with pytest.warns(UserWarning, match={"sort": "sort", "eigenvalues": "the primitive eigh"}[name]):
+        assert js.simulate(chain, np.ones(3), key=KEY, chains=16, steps=2, executor="native").executor == "vmap"
+
+
+PROCESSORS = {
+    "AVX-512": (build.Machine("x86_64-unknown-linux-gnu", "skylake-avx512", "", 512), "zmm"),
+    "AVX2": (build.Machine("x86_64-unknown-linux-gnu", "haswell", "", 256), "ymm"),
+    "x86-64": (build.Machine("x86_64-unknown-linux-gnu", "x86-64", "", 128), "xmm"),
+    "arm64": (build.Machine("aarch64-unknown-linux-gnu", "neoverse-n1", "", 128), "fmla"),
+}
+
+
+@pytest.mark.parametrize("processor", PROCESSORS)
+def test_the_code_compiles_for_other_processors(processor):
+    import llvmlite.binding as llvm
+
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    machine, word = PROCESSORS[processor]
+    chain = launch.cast(network(3)[0], np.dtype(np.float32))
+    traced = block.trace(chain, launch.one_state(chain, np.dtype(np.float32)), np.dtype(np.float32), 1)
+    source, scratch = loops.source(traced, 1e15, 16, machine)
+    module = llvm.parse_assembly(source)
+    module.verify()
+    maker = llvm.Target.from_triple(machine.triple).create_target_machine(machine.name, opt=3, reloc="pic", codemodel="small")
+    assert word in maker.emit_assembly(module)
+    assert scratch >= 2 * 4 * 16 * chain.dim  # the old state and the new one
+
+
+@pytest.mark.parametrize("chains", [1, 3, 17, 64, 100, 500, 5000])
+def test_small_groups_share_a_vector(chains):
+    for widest in (16, 64, 8192):
+        plan = layout.plan(chains, 32, widest, 2)
+        assert sum(plan.counts) == chains and plan.width * plan.rows_per_tile % 16 == 0
+        lanes = sum(plan.rows_per_tile for _ in plan.tiles) * plan.width
+        assert lanes <= 2 * (chains + 16 * len(plan.tiles))
