@@ -42,7 +42,7 @@ _TAIL = {1: 1e-12, 2: 1e-9}
 _WIDEST = {1: 60.0, 2: 14.0}  # of a box, in standard deviations of a law with heavy tails
 MANY = 16  # outcomes a step from which their images are taken to fill the cells between them
 # Starts that are to become alike in so many steps, and what that is: then the law is found by steps, else by elimination.
-_STARTS, _QUICK, _ALIKE, _SMALL = 16, 256, 1e-7, 512
+_STARTS, _QUICK, _ALIKE, _SMALL, _SPARSE = 16, 256, 1e-7, 512, 64
 _DIRECT = {1: 1 << 14, 2: 1 << 11}  # cells up to which a stationary law is solved for directly
 
 
@@ -227,7 +227,8 @@ def stationary(matrix: scipy.sparse.csr_matrix, dim: int = 1) -> np.ndarray:
     direct = n <= _DIRECT[dim]
     for _ in range(64 if direct else 8):
         mass = transposed @ mass
-    quick = _by_steps(transposed, mass) if direct and n > _SMALL else None
+    cheap = direct and n > _SMALL and transposed.nnz <= _SPARSE * n
+    quick = _by_steps(transposed, mass) if cheap else None
     if quick is not None:
         mass = quick
     elif direct:
