@@ -78,6 +78,19 @@ def test_a_rough_law_knows_its_error(seed, part):
     assert np.abs(found.covariance - wrong).max() > 3 * found.error * exact[0, 0]
 
 
+@pytest.mark.parametrize(("part", "widest"), [(0.3, 1e-4), (0.6, 2e-2)])
+def test_heavy_tails_of_gaussian_steps_know_what_the_box_leaves_out(part, widest):
+    # noise that grows with the distance: tails of the powers 5.9 and 3.4, and a step far out that is many times one in the middle
+    x, y = np.random.default_rng(0).normal(size=(2, 20, 1))
+    problem = js.finite_sum(squared_error, (x, y[:, 0]), np.zeros(1))
+    chain = js.sgd(problem, learning_rate=part * theory.stability_edge(problem), sampling="gaussian")
+    found, exact = theory.transfer_operator(chain), theory.stationary_covariance(chain)[0, 0]
+    off = abs(found.covariance[0, 0] - exact)
+    assert off <= found.covariance_error[0, 0] < widest * exact
+    assert 3 * off > found.covariance_error[0, 0] and found.error == pytest.approx(found.covariance_error[0, 0] / exact, rel=widest)
+    assert abs(found.mean[0] - theory.stationary_mean(chain)[0]) <= found.mean_error[0] < widest * np.sqrt(exact)
+
+
 @pytest.mark.parametrize("eta", [0.002, 0.3, 1.5])
 def test_the_hull_of_two_values_is_found_however_weak_the_pull(eta):
     law = step_law(js.sgd(quadratic(), learning_rate=eta, sampling="two_point"))
@@ -281,6 +294,19 @@ def test_gaussian_steps_against_a_linear_system():
     for options in ({"watched": 0.1}, {"walls": "absorbing"}):
         with pytest.raises(ValueError, match="belong to an SDE"):
             theory.mean_first_passage(js.sgd(problem, learning_rate=eta, sampling="gaussian"), -1.0, 0.0, **options)
+
+
+def test_gaussian_steps_that_grow_against_a_linear_system():
+    # a step far below is ten times one at the start: cut short, it would come back too late
+    eta, lo, hi, noise = 0.2, -5.0, 0.3, lambda x: 0.1 + 3 * (x + 1) ** 2
+    nodes, weights = np.polynomial.legendre.leggauss(500)
+    y, w = lo + (hi - lo) * (nodes + 1) / 2, weights * (hi - lo) / 2
+    kernel = lambda x: scipy.stats.norm.pdf(y, (x - eta * (x**3 - x))[:, None], eta * np.sqrt(noise(x))[:, None]) * w  # noqa: E731
+    tau = np.linalg.solve(np.eye(500) - kernel(y), np.ones(500))
+    mean = eta * (1 + kernel(np.array([-1.0]))[0] @ tau)
+    problem = js.potential(lambda x: (x[0] ** 2 - 1) ** 2 / 4, -jnp.ones(1), noise_covariance=lambda x: noise(x[0]).reshape(1, 1))
+    found = theory.mean_first_passage(js.sgd(problem, learning_rate=eta, sampling="gaussian"), -1.0, hi)
+    assert abs(found.mean - mean) <= found.error < 1e-4 * mean
 
 
 @pytest.mark.slow

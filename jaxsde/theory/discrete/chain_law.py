@@ -22,6 +22,7 @@ from .transfer import CELLS, MANY, MOST_ENTRIES, found_box, stationary, transpor
 _NEGATIVE = 1e-5  # of the largest mass: interpolation of a law that is not smooth on the cells goes below zero by more
 _LEVELS = 4  # sizes of cells at which a relative entropy is looked at
 _LEAK = 1e-15  # of the mass that leaves the box in a step: rounding
+_SURE = 1.5  # times what a power law continues a tail by is the error
 _GAUSS = 4  # nodes in a cell, along each axis
 # What a halving of the cells adds to a relative entropy, over what the last one added: a quarter for a smooth density, a half for
 # one with jumps, all of it for a law without a density. Additions below the last number are not looked at.
@@ -96,7 +97,10 @@ class TransferOperator:
 
     @property
     def mean_error(self) -> np.ndarray:
-        return np.abs(self._extrapolated(lambda o: o.mass.ravel() @ o.points)[1])
+        """Of the cells, and of what lies beyond the box, whose mean is its second moment over its distance or less ["d"]."""
+        mean, error = self._extrapolated(lambda o: o.mass.ravel() @ o.points)
+        away = np.minimum(mean - self.grid.lo, self.grid.hi - mean)
+        return np.abs(error) + self.beyond * float(np.trace(self._covariance())) / away
 
     @property
     def covariance_error(self) -> np.ndarray:
@@ -111,7 +115,10 @@ class TransferOperator:
         return float(np.abs(error).max() / max(np.trace(covariance), 1e-300)) + self.beyond
 
     def expectation(self, f: Callable[[np.ndarray], np.ndarray]) -> Refined:
-        """E f(Φ), for `f` that maps positions ["k d"] to numbers ["k"]."""
+        """E f(Φ), for `f` that maps positions ["k d"] to numbers ["k"].
+
+        The error is that of the cells; what lies beyond the box of a law with heavy tails adds to it.
+        """
         value, error = self._extrapolated(lambda o: np.asarray(o._average(f)))
         return Refined(float(value), float(abs(error)))
 
@@ -375,7 +382,7 @@ def _beyond(of: TransferOperator) -> float:
             if ends[0] > 0:
                 power = np.log(max(ends[1], ends[0]) / ends[0]) / np.log(1 / 0.75)
                 total += ends[0] * reach**3 / max(power - 3, 0.1)
-    return float(total) / max(float(np.trace(of._covariance())), 1e-300)
+    return _SURE * float(total) / max(float(np.trace(of._covariance())), 1e-300)
 
 
 def _grid(lo: np.ndarray, hi: np.ndarray, count: int) -> Grid:

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg
+import scipy.special
 
 from ..diffusion.lattice import Grid
 from ..laws.confine import tails, wells
@@ -34,13 +35,14 @@ _SCOUT = {1: 192, 2: 32}
 MOST_ENTRIES = 1 << 26  # weights worked out for one operator
 WIDE = 1.2  # a Gaussian step of at least so many cells is summed at the centres: the rule's error is e^(−2π²·1.2²)
 REACH = {1: 8.5, 2: 6.5}  # standard deviations of a step
+_CHEAP = 1 << 24  # entries of a Gaussian operator, up to which no step is cut short
 _TIGHTER = 3  # times that a box is made smaller
 _NEAR = 0.05  # of an interval, how far its ends may be from where they are guessed to end
 _TAIL = {1: 1e-12, 2: 1e-9}
 _WIDEST = {1: 60.0, 2: 14.0}  # of a box, in standard deviations of a law with heavy tails
 MANY = 16  # outcomes a step from which their images are taken to fill the cells between them
 # Starts that are to become alike in so many steps, and what that is: then the law is found by steps, else by elimination.
-_STARTS, _QUICK, _ALIKE, _SMALL = 16, 256, 1e-7, 512
+_STARTS, _QUICK, _ALIKE, _SMALL, _SPARSE = 16, 256, 1e-7, 512, 64
 _DIRECT = {1: 1 << 14, 2: 1 << 11}  # cells up to which a stationary law is solved for directly
 
 
@@ -171,11 +173,16 @@ def _gaussian(law: StepLaw, grid: Grid, closed: tuple[bool, bool]) -> scipy.spar
     inverse = np.linalg.inv(scaled)
     norm = np.sqrt(np.linalg.det(2 * np.pi * scaled))
     at = (mean - grid.lo) / h - 0.5
-    own = REACH[d] * np.sqrt(np.einsum("nii->ni", scaled))
-    # far out, where Σ is large and the law is not, a step is cut short at twice what it is somewhere
-    own = np.minimum(own, 2 * own.min(axis=0)) + 1
+    wide = np.sqrt(np.einsum("nii->ni", scaled))
+    shape, full = np.asarray(grid.shape), REACH[d] * wide + 1
+    # far out, where Σ is large and the law is not, a step of a plane is cut short at a few times what it is somewhere, if need be
+    own = full
+    for cut in (4.0, 2.0) if d > 1 else ():
+        if np.minimum(2 * own + 1, shape).prod(axis=1).sum() > _CHEAP:
+            own = np.minimum(full, cut * full.min(axis=0))
     reach = np.ceil(own.max(axis=0)).astype(int)
-    shape = np.asarray(grid.shape)
+    kept_odds = 1 - 2 * scipy.special.ndtr(-own / wide).sum(axis=1)  # what is cut has not left
+    norm = norm * np.maximum(kept_odds, 0.1)
     if np.minimum(2 * own + 1, shape).prod(axis=1).sum() > MOST_ENTRIES:
         raise ValueError(f"a Gaussian step reaches {2 * reach + 1} cells here, too many for {n} cells: use fewer")
     home = np.asarray(np.ravel_multi_index(tuple(np.clip(np.round(at).astype(np.int64), 0, shape - 1).T), grid.shape))
@@ -220,7 +227,8 @@ def stationary(matrix: scipy.sparse.csr_matrix, dim: int = 1) -> np.ndarray:
     direct = n <= _DIRECT[dim]
     for _ in range(64 if direct else 8):
         mass = transposed @ mass
-    quick = _by_steps(transposed, mass) if direct and n > _SMALL else None
+    cheap = direct and n > _SMALL and transposed.nnz <= _SPARSE * n
+    quick = _by_steps(transposed, mass) if cheap else None
     if quick is not None:
         mass = quick
     elif direct:
