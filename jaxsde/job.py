@@ -70,6 +70,7 @@ def run_experiment(experiment: Experiment, *, progress: bool = False) -> dict[st
     verdict = is_gibbs(runs["sgd"], setting.problem)
     kls = _divergences(runs, setting.problem, verdict)
     theory = _theory(chains, setting, e)
+    draws = f"{runs['sgd'].stream}/{random.LAYOUT}"
     result = {
         "executor": runs["sgd"].executor,
         "chains": e.chains,
@@ -90,7 +91,7 @@ def run_experiment(experiment: Experiment, *, progress: bool = False) -> dict[st
         "diverged": {name: _diverged(run) for name, run in runs.items()},
         "chain_steps_per_second": speed,
         "notes": setting.notes,
-        "versions": {"jaxsde": __version__, "jax": jax.__version__, "numpy": np.__version__, "draws": random.STREAM},
+        "versions": {"jaxsde": __version__, "jax": jax.__version__, "numpy": np.__version__, "draws": draws},
     }
     table = e.table()
     arrays = record.arrays(

@@ -113,7 +113,7 @@ def test_potential_runs_through_the_same_job():
     result = run_experiment(hot)
     assert result["verdict"]["equilibrium"] == "yes"  # one dimension
     assert "sgd" in result["kl"]
-    assert result["versions"]["draws"] == random.STREAM
+    assert result["versions"]["draws"] == f"philox4x32-10/{random.LAYOUT}"
     theory = result["covariance"]["theory_sgd"]  # linear about one of the two wells
     assert theory["value"] is None and "mass elsewhere" in theory["reason"]
 

@@ -190,6 +190,28 @@ def test_examples_come_in_their_order(sampling, n, batch):
     np.testing.assert_array_equal(part[:, 0], after[steps][5:])
 
 
+def test_the_stream_of_seven_rounds():
+    """One chain of other numbers, whichever executor, and a run goes on with it."""
+    chain = js.integrate(js.langevin(js.potential(POTENTIALS["waves"][0], np.ones(2)), temperature=0.5), dt=0.05)
+    more = dict(key=KEY, chains=40, stream="philox4x32-7")
+    runs = [js.simulate(chain, np.ones(2), steps=50, executor=e, **more) for e in ("native", "vmap", "lanes")]
+    assert [r.executor for r in runs] == ["native", "vmap", "lanes"] and {r.stream for r in runs} == {"philox4x32-7"}
+    for other in runs[1:]:
+        np.testing.assert_allclose(other.positions, runs[0].positions, atol=ROUNDINGS * 1.2e-7)
+    default = js.simulate(chain, np.ones(2), key=KEY, chains=40, steps=50, executor="native")
+    assert default.stream == "philox4x32-10" and (np.abs(default.positions - runs[0].positions) > 1e-5).all()
+    half = js.simulate(chain, np.ones(2), steps=21, executor="native", **more)
+    np.testing.assert_array_equal(js.simulate(chain, half, steps=29).positions, runs[0].positions)
+    alone = js.advance(chain, jnp.ones(2), key=KEY, steps=50, first_chain=7, executor="native", stream="philox4x32-7")
+    np.testing.assert_array_equal(alone, runs[0].positions[7])
+    for call in (lambda: js.simulate(chain, np.ones(2), key=KEY, chains=4, steps=1, stream="philox"),
+                 lambda: js.advance(chain, jnp.ones(2), key=KEY, steps=1, stream="philox")):  # fmt: skip
+        with pytest.raises(ValueError, match="stream must be one of philox4x32-10, philox4x32-7; got 'philox'"):
+            call()
+    with pytest.raises(ValueError, match="leave stream out"):
+        js.simulate(chain, half, steps=1, stream="philox4x32-7")
+
+
 def test_without_the_compiler(monkeypatch):
     monkeypatch.setattr(build, "missing", lambda: "the package llvmlite is missing")
     chain = js.sgd(js.finite_sum(squared, (X, Y), np.zeros(3)), learning_rate=0.05)

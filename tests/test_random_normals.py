@@ -27,6 +27,17 @@ def philox_normals(words, chain, clock, lanes):
     return random.block(words, Draws(normals=lanes), chain, clock, 64 // lanes).normals
 
 
+def rounds_of_philox(rounds):
+    def stream(words, chain, clock, lanes):
+        return random.block(words, Draws(normals=lanes, rounds=rounds), chain, clock, 64 // lanes).normals
+
+    stream.__name__ = f"philox_of_{rounds}_rounds"
+    return stream
+
+
+seven_rounds, five_rounds, two_rounds = (rounds_of_philox(rounds) for rounds in (7, 5, 2))
+
+
 @functools.partial(jax.jit, static_argnames=("stream", "lanes"))
 def summary(stream, words, chain, clock, lanes):
     """Sums over one block, per chain: powers 1 .. 8; tail counts; products with every kind of neighbour and of squares."""
@@ -95,16 +106,17 @@ def failures(found):
     return {name: round(z, 1) for name, z in found.items() if not z < LIMIT}
 
 
+@pytest.mark.parametrize("stream", [philox_normals, seven_rounds], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("lanes", [1, 2, 4])
-def test_normals(lanes):
+def test_normals(stream, lanes):
     """4e6 of each layout: four steps to a call, two, one."""
-    assert not failures(scores(philox_normals, 8, lanes))
+    assert not failures(scores(stream, 8, lanes))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lanes", [1, 8])
-def test_1e8_normals(lanes):
-    assert not failures(scores(philox_normals, 200, lanes, seed=1))
+@pytest.mark.parametrize("stream, lanes", [(philox_normals, 1), (philox_normals, 8), (seven_rounds, 1)])
+def test_1e8_normals(stream, lanes):
+    assert not failures(scores(stream, 200, lanes, seed=1))
 
 
 # --- twins: streams with one fault each, which must be found ---
@@ -188,6 +200,8 @@ TWINS = {
     short_tail: ["beyond 4.0"],
     uniform: ["moment 4", "chi-square", "beyond 3.0"],
     pcg4d: ["chain + 1"],
+    two_rounds: ["moment 2", "chain + 1", "step + 4", "lane + 1", "chi-square"],
+    five_rounds: ["chain + 2^32"],
 }
 
 

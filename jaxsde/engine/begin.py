@@ -20,10 +20,20 @@ from . import layout as layouts
 from .executors import EXECUTORS, choose
 from .executors.tile import divergence_limit
 from .run import Run
+from .streams import streamed
 
 
 def begin(
-    chain: Chain, start: PyTree, key: Any, chains: int, statistics: dict, every: int, groups: int, dtype: Any, executor: str
+    chain: Chain,
+    start: PyTree,
+    key: Any,
+    chains: int,
+    statistics: dict,
+    every: int,
+    groups: int,
+    dtype: Any,
+    executor: str,
+    stream: str,
 ) -> Run:
     """The run at step 0, laid out so that a tile stays in cache and everything fits in memory."""
     words = np.asarray(random.key_words(key))
@@ -31,7 +41,7 @@ def begin(
         raise MemoryError(f"{chains} chains do not fit in any memory: ask for fewer")
     x0 = _initial(chain, start, chains)
     dtype = _dtype(x0, dtype)
-    device, cast = launching.device(), launching.cast(chain, dtype)
+    device, cast = launching.device(), launching.cast(streamed(chain, stream), dtype)
     numbers, lane_bytes = _lane(chain, cast, dtype)
     layouts.check_lanes(chains, lane_bytes, device)
     executor = choose(executor, cast, launching.one_state(cast, dtype), dtype, device.platform)
@@ -42,7 +52,7 @@ def begin(
         row_bytes = plan.width * lane_bytes + sum(a.nbytes for a in held)
         if not layouts.fits(plan, row_bytes, 0, device):
             raise layouts.too_many(plan, row_bytes, 0, device)
-        run = _at_start(chain, cast, x0, words, plan, statistics, every, dtype, executor)
+        run = _at_start(chain, cast, x0, words, plan, statistics, every, dtype, executor, stream)
         program_bytes = launching.program_bytes(run)
         if layouts.fits(plan, row_bytes, program_bytes, device):
             return run
@@ -61,6 +71,7 @@ def _at_start(
     every: int,
     dtype: np.dtype,
     executor: str,
+    stream: str,
 ) -> Run:
     rows = len(plan.tiles) * plan.rows_per_tile
     lanes = np.zeros((rows, plan.width), bool)
@@ -76,7 +87,7 @@ def _at_start(
         full = jax.device_get(jax.vmap(jax.vmap(cast.init))(jnp.asarray(padded)))
     fresh = _fresh(statistics, plan, rows, chain.dim, dtype)
     survived = np.zeros((rows, plan.width), np.uint64)
-    return Run(chain, statistics, words, plan, every, dtype, executor, 0, 0, 0, full, fresh, alive, survived)
+    return Run(chain, statistics, words, plan, every, dtype, executor, 0, 0, 0, full, fresh, alive, survived, stream)
 
 
 def _fresh(statistics: Mapping[str, Statistic], plan: Any, rows: int, dim: int, dtype: Any) -> dict[str, PyTree]:
@@ -120,7 +131,7 @@ def resume(chain: Chain, run: Run, statistics: Mapping[str, Statistic] | None, e
     if chain.dim != run.chain.dim:
         raise ValueError(f"the run has dimension {run.chain.dim}, the chain {chain.dim}: go on with the same problem")
     held = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[2:], a.dtype), run.state)
-    cast = launching.cast(chain, run.dtype)
+    cast = launching.cast(streamed(chain, run.stream), run.dtype)
     state = launching.one_state(cast, run.dtype)
     if jax.tree.structure(held) != jax.tree.structure(state) or jax.tree.leaves(held) != jax.tree.leaves(state):
         raise ValueError("the chain keeps another state than the run's (another optimizer?): go on with the same kind of chain")

@@ -15,12 +15,13 @@ from .. import random
 from . import layout as layouts
 from .executors import EXECUTORS
 from .executors.tile import Span, Tile
+from .streams import streamed
 
 
 def advance(run: Any, steps: int, collecting: bool) -> Any:
     """The run `steps` steps later: every tile through the compiled program, as many at once as there are workers."""
     plan, where = run.layout, device()
-    shared = jax.device_put((cast(run.chain, run.dtype), dict(run.statistics)), where)
+    shared = jax.device_put((cast(streamed(run.chain, run.stream), run.dtype), dict(run.statistics)), where)
     span = _span(run, steps, collecting)
     arguments = (*shared, run.key_words, plan.ids(*plan.tiles[0]), span, _tile(run, plan.tiles[0]))
     advance_tile = _program(arguments, run, where).bind(shared, run.key_words, span)
@@ -53,7 +54,7 @@ def advance(run: Any, steps: int, collecting: bool) -> Any:
 def program_bytes(run: Any) -> int:
     """What the compiled program of this run takes for all tiles that are in flight at once, by the compiler's own count."""
     plan, where = run.layout, device()
-    shared = (cast(run.chain, run.dtype), dict(run.statistics))
+    shared = (cast(streamed(run.chain, run.stream), run.dtype), dict(run.statistics))
     arguments = (*shared, run.key_words, plan.ids(*plan.tiles[0]), _span(run, 1, False), _tile(run, plan.tiles[0]))
     return _program(arguments, run, where).bytes * min(layouts.workers(where.platform), len(plan.tiles))
 

@@ -16,6 +16,7 @@ from ..types import Chain
 from . import launch
 from .executors import native
 from .executors.native.called import advance as native_advance
+from .streams import streamed
 
 _BLOCK = 16
 
@@ -29,6 +30,7 @@ def advance(
     first_chain: int = 0,
     first_step: int = 0,
     executor: str = "vmap",
+    stream: str = "philox4x32-10",
 ) -> Array:
     """Positions ["c d"] after `steps` steps from `x0` ["c d"] (or ["d"] for one chain): `simulate` without its bookkeeping.
 
@@ -42,14 +44,16 @@ def advance(
     `executor="native"` runs the same chains as machine code, under `jit` and `vmap` too, to the bit as `simulate` runs them:
     without derivatives, and a chain that diverges is NaN. Where the code cannot be made, a warning says why and XLA runs.
     """
-    steps = operator.index(steps)
+    chain, steps = streamed(chain, stream), operator.index(steps)
     if steps < 0:
         raise ValueError(f"steps must be at least 0, got {steps}")
     x0 = jnp.asarray(x0, jnp.result_type(x0, jnp.float32))
     if x0.shape[-1:] != (chain.dim,) or x0.ndim > 2:
         raise ValueError(f"x0 has shape {x0.shape}: give flat positions [{chain.dim}] or [chains, {chain.dim}]")
     if x0.ndim == 1:
-        return advance(chain, x0[None], key=key, steps=steps, first_chain=first_chain, first_step=first_step)[0]
+        return advance(
+            chain, x0[None], key=key, steps=steps, first_chain=first_chain, first_step=first_step, executor=executor, stream=stream
+        )[0]
     words, dtype = random.key_words(key), x0.dtype
     if executor not in ("vmap", "native"):
         raise ValueError(f'executor must be "vmap" or "native", got {executor!r}')

@@ -11,7 +11,10 @@ space, so (chain 64 bit, step 64 bit, lane 32 bit, purpose) all count in full. I
 
 Where a step needs half a call or less, a power of two of consecutive steps share it (step >> k is counted, and `sharing` keeps
 these streams apart): four normals, two indices, 128 signs or 16 three-point variables to a call. Chains are the minor axis of
-every result. `STREAM` names all this: what draws otherwise has another name.
+every result. `LAYOUT` numbers all this: what draws otherwise has another number.
+
+There are two streams (`STREAMS`). Seven rounds are the fewest with which the cipher passes BigCrush (Salmon et al., table 2);
+keys of lanes and permutations, made once, and initial states take ten in both.
 """
 
 from __future__ import annotations
@@ -24,11 +27,13 @@ from .permutations import ROUNDS, four_words, one_round, permutation_at, pivot_o
 from .philox import Purpose, philox4x32
 from .variables import below, box_muller, sign, three_point
 
-STREAM = "philox4x32-10/2"  # 1: a word for each step's signs and each three-point variable; permutations of 36 rounds
+STREAMS = {"philox4x32-10": 10, "philox4x32-7": 7}  # rounds; the first is the default
+LAYOUT = 2  # 1: a word for each step's signs and each three-point variable; permutations of 36 rounds
 
 __all__ = [
+    "LAYOUT",
     "ROUNDS",
-    "STREAM",
+    "STREAMS",
     "Clock",
     "Purpose",
     "advance",

@@ -34,7 +34,7 @@ def block(
     (key, chain, step): row i is bit for bit what a block of one gives at `advance(clock, i, draws)`. `aligned` promises
     that the first step is a multiple of it, a power of two, which saves the rest of a shared call.
     """
-    steps = Steps(words, chain, clock.step, length, aligned)
+    steps = Steps(words, chain, clock.step, length, aligned, draws.rounds)
 
     def fill(purpose: Purpose, count: int, words_each: int, transform: Any) -> Any:
         return called(steps, purpose, count, words_each, transform) if count else ()

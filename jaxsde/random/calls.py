@@ -30,6 +30,7 @@ class Steps(NamedTuple):
     first: Words
     length: int
     aligned: int
+    rounds: int = 10  # of the cipher
 
 
 def sharing(count: int, per: int) -> int:
@@ -55,7 +56,7 @@ def called(steps: Steps, purpose: Purpose, count: int, words_each: int, transfor
     lanes, rows = -(-needed // 4), _touched(steps, shared)
     low, high = add(_over(steps.first, shared), jnp.arange(rows, dtype=jnp.uint32)[:, None, None])
     keys = lane_key(steps.words, purpose, jnp.arange(lanes, dtype=jnp.uint32)[:, None], shared * served)
-    quad = transform(*philox4x32((jnp.asarray(steps.chain[0]), jnp.asarray(steps.chain[1]), low, high), keys))
+    quad = transform(*philox4x32((jnp.asarray(steps.chain[0]), jnp.asarray(steps.chain[1]), low, high), keys, steps.rounds))
     # XLA:CPU computes each component in its own loop and writes it in place: four times the cipher, yet the fastest
     # of the plain forms (a select over an iota: the same; packing into complex128, which shares it: 1.35x)
     out = jnp.stack(quad, axis=2)
