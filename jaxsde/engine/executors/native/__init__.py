@@ -28,7 +28,8 @@ from .looks import Looking, looks
 _BUFFER_BYTES = 1 << 20  # of positions, between two looks of the statistics
 _SAMPLES = 64
 WIDEST = 64  # chains that a tile may have however large their steps: it is worked through vector by vector
-_SCRATCH_BYTES = 1 << 20  # of a vector of chains, where there is a choice
+_SCRATCH_BYTES = 1 << 20  # of two vectors of chains side by side
+_SCALARS = 7_000  # a step of more operations than this is faster, and much sooner compiled, as loops
 _ARGUMENTS = (*[ctypes.c_void_p] * 8, ctypes.c_int64, ctypes.c_uint32, ctypes.c_uint32, *[ctypes.c_int64] * 6, ctypes.c_void_p)
 
 
@@ -60,6 +61,7 @@ class _Plan:
     def __init__(self, chain: Any, state: Any, dtype: np.dtype):
         self.limit, self.dtype = divergence_limit(dtype), dtype
         self.codes: dict[int, _Code] = {}
+        self.graphs: tuple[block.Steps, block.Steps] | None = None
         try:
             self.graphs = _graphs(chain, state, dtype, self.limit)
         except Unsupported:
@@ -72,11 +74,11 @@ class _Plan:
             self.vectors = 4 if size < 400 else 2 if size < 1200 else 1
 
     def _in_loops(self, traced: block.Traced) -> None:
-        self.graphs, self.traced = None, traced
+        self.traced = traced
         self.dim = int(np.prod(traced.position.out_avals[0].shape))
         lanes = build.machine().lanes(self.dtype.itemsize)
         _, scratch = loops.source(traced, self.limit, lanes, build.machine())  # `Unsupported` now, not when it is to run
-        self.vectors = next((n for n in (4, 2) if n * scratch <= _SCRATCH_BYTES), 1)
+        self.vectors = 2 if 2 * scratch <= _SCRATCH_BYTES else 1
 
     def code(self, lanes: int) -> _Code:
         """The code for tiles of `lanes` chains."""
@@ -97,7 +99,7 @@ class _Plan:
 def _graphs(chain: Any, state: Any, dtype: np.dtype, limit: float) -> tuple[block.Steps, block.Steps]:
     def both(length: int | None) -> tuple[block.Steps, block.Steps]:
         traced = block.trace(chain, state, dtype, length)
-        return tuple(block.steps(traced, limit, masked, floats.FUNCTIONS) for masked in (False, True))  # pyright: ignore
+        return tuple(block.steps(traced, limit, masked, floats.FUNCTIONS, _SCALARS) for masked in (False, True))  # pyright: ignore
 
     try:
         return both(None)

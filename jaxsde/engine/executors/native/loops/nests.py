@@ -320,11 +320,13 @@ class Nests:
             values = [*body.need(new), *values[share:]]
         return values
 
-    def product(self, x: Array, y: Array, dtype: Any) -> Array:
-        """Σ_k x[b, m, k…] y[b, n, k…] as [b, m, n], for x [batch, m, depth] and y [batch, n, depth]."""
+    def product(self, x: Array, y: Array, dtype: Any, turned: bool = False) -> Array:
+        """Σ_k x[b, m, k] y[b, n, k] as [b, m, n]; `turned`: in the memory of [b, n, m]."""
         (batch, m, depth), n = x.shape, y.shape[1]
         x, y = (self.ready(a) for a in (x, y))
-        out = self.view(self.buffer(batch * m * n, dtype), (batch, m, n))
+        buffer = self.buffer(batch * m * n, dtype)
+        strides = (m * n, 1, m) if turned else (m * n, n, 1)
+        out = View(buffer, At(), strides, buffer.dtype).array((batch, m, n))
         tile_m, tile_n = _tiles(m, n, x.uniform, y.uniform, self.registers)
         kind = self.body.vector(TYPES[np.dtype(dtype).name])
         self.time += 1

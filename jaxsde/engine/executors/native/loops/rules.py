@@ -28,6 +28,7 @@ class Rules:
 
     def __init__(self, nests: Nests, *, stores: bool):
         self.nests, self.stores = nests, stores
+        self.turned = False  # whether the result of the equation at hand is only read transposed
 
     def evaluate(self, closed: Any, *arguments: Array) -> list[Array]:
         return self._evaluate(closed.jaxpr, [self.constant(c) for c in closed.consts], list(arguments))
@@ -52,9 +53,14 @@ class Rules:
         def read(v: Any) -> Array:
             return self.constant(np.asarray(v.val, getattr(v.aval, "dtype", None))) if isinstance(v, core.Literal) else values[v]
 
+        # A product that is only read the other way round (the gradient of a matrix) lies in memory that way.
+        turned = {
+            e.invars[0] for e in jaxpr.eqns if e.primitive.name == "transpose" and tuple(e.params["permutation"]) == (1, 0)
+        }
         for equation in jaxpr.eqns:
             if not any(uses[v] for v in equation.outvars):
                 continue
+            self.turned = uses[equation.outvars[0]] == 1 and equation.outvars[0] in turned
             results = self._apply(equation, [read(v) for v in equation.invars])
             for v, x in zip(equation.outvars, results, strict=True):
                 again = self.stores and uses[v] > 1 and x.work and not x.uniform
@@ -291,7 +297,8 @@ class Rules:
                 uniform=left.uniform and right.uniform,
             )  # fmt: skip
             return self.reshape([], outer, new_sizes=shape)
-        return self.reshape([], self.nests.product(left, right, aval.dtype), new_sizes=shape)
+        flat_product = self.nests.product(left, right, aval.dtype, self.turned and not batch)
+        return self.reshape([], flat_product, new_sizes=shape)
 
     def _transposed(self, x: Array, order: Sequence[int]) -> Array:
         order = [int(d) for d in order]
