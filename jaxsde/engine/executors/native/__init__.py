@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ..scalar import Unsupported, block
+from ..scalar import Unsupported, block, orders
 from ..scalar.graph import CHAIN, TooLarge, ordered
 from ..scalar.plans import Plans
 from ..tile import Span, Tile, divergence_limit, number, observe
@@ -28,9 +28,10 @@ from .looks import Looking, looks
 _BUFFER_BYTES = 1 << 20  # of positions, between two looks of the statistics
 _SAMPLES = 64
 _LONGEST, _SHORT = 32, 2000  # steps that are taken together, and their operations
-_MOST = 16_000  # operations: beyond, a compiler would take longer than the run
+_SCALARS = 7_000  # a step of more operations than this is faster, and much sooner compiled, as loops
+_MOST = 16_000  # where there are no loops: beyond, a compiler would take longer than the run
 WIDEST = 64  # chains that a tile may have however large their steps: it is worked through vector by vector
-_SCRATCH_BYTES = 1 << 20  # of a vector of chains, where there is a choice
+_SCRATCH_BYTES = 1 << 20  # of two vectors of chains side by side
 _ARGUMENTS = (*[ctypes.c_void_p] * 8, ctypes.c_int64, ctypes.c_uint32, ctypes.c_uint32, *[ctypes.c_int64] * 6, ctypes.c_void_p)
 
 
@@ -62,6 +63,7 @@ class _Plan:
     def __init__(self, chain: Any, state: Any, dtype: np.dtype):
         self.limit, self.dtype = divergence_limit(dtype), dtype
         self.codes: dict[int, _Code] = {}
+        self.graphs: tuple[block.Steps, block.Steps] | None = None
         try:
             self.graphs = _graphs(chain, state, dtype, self.limit)
         except Unsupported:
@@ -77,11 +79,11 @@ class _Plan:
             self.vectors = 4 if size < 400 else 2 if size < 1200 else 1
 
     def _in_loops(self, traced: block.Traced) -> None:
-        self.graphs, self.traced = None, traced
+        self.traced = traced
         self.dim = int(np.prod(traced.position.out_avals[0].shape))
         lanes = build.machine().lanes(self.dtype.itemsize)
         _, scratch = loops.source(traced, self.limit, lanes, build.machine())  # `Unsupported` now, not when it is to run
-        self.vectors = next((n for n in (4, 2) if n * scratch <= _SCRATCH_BYTES), 1)
+        self.vectors = 2 if 2 * scratch <= _SCRATCH_BYTES else 1
 
     def code(self, lanes: int) -> _Code:
         """The code for tiles of `lanes` chains."""
@@ -102,8 +104,8 @@ class _Plan:
 def _graphs(chain: Any, state: Any, dtype: np.dtype, limit: float) -> tuple[block.Steps, block.Steps]:
     """Of as many steps as share a call of the generator, as far as they are short; the draws that steps share are nothing beside
     a very long one, which is taken by itself."""
-    shared = block.length_of(chain.draws)
-    lengths = {block.length_of(chain.draws, _LONGEST): _SHORT, shared: _MOST, 1: _MOST}
+    most = _MOST if orders.trace(chain.draws) is not None else _SCALARS
+    lengths = {block.length_of(chain.draws, _LONGEST): _SHORT, block.length_of(chain.draws): most, 1: most}
     for length, operations in lengths.items():
         try:
             traced = block.trace(chain, state, dtype, length)

@@ -20,8 +20,11 @@ from ..kernel import ARGUMENTS
 from ..vectors import TYPES
 from ..writer import Writer, stored
 from .arrays import Array, At, Index, View, scalar
-from .nests import Body, Buffer, Nests
+from .body import Body
+from .nests import Buffer, Nests
 from .rules import Rules
+from .structure import reshape
+from .sums import fold
 
 
 def source(traced: block.Traced, limit: float, lanes: int, machine: Machine) -> tuple[str, int]:
@@ -128,7 +131,7 @@ class _Kernel:
         drawn = Rules(n, stores=False).evaluate(t.draws, *words)
         drawn = [n.stored(x) if x.work else x for x in drawn]
         rules = Rules(n, stores=True)
-        one = [rules.reshape([], x, new_sizes=x.shape[1:]) for x in drawn]
+        one = [reshape(n, [], x, new_sizes=x.shape[1:]) for x in drawn]
         number = scalar(lambda g: g.input("number", self.dtype, STEP, 0), self.dtype, True)
         after = rules.evaluate(t.step, *self._shared(), *self._state(self.now), *one, number)
         for x, buffer in zip(after, self.next, strict=True):
@@ -142,7 +145,7 @@ class _Kernel:
 
             return [(place, i)], rule
 
-        inside = n.fold("and", Array(place.shape, bool, parts, uniform=False), list(range(len(place.shape))))
+        inside = fold(n, "and", Array(place.shape, bool, parts, uniform=False), list(range(len(place.shape))))
         return self._read(inside)
 
     def _read(self, x: Array) -> str:

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from ...scalar.graph import CHAIN, STEP, Graph, Node, Unsupported
+from ...scalar.graph import Node, Unsupported
 from ..rows import columns_of
-from ..vectors import TYPES, Printer, constant
+from ..vectors import TYPES, constant
 from ..writer import Writer, stored
 from .arrays import Array, At, Index, Var, View, contiguous
+from .body import Body
 
 _PIECES = 64  # formulas that one array may be made of
 _UNROLLED = 16  # entries along an axis whose formula changes at each
@@ -54,8 +55,6 @@ class Nests:
         self.names = itertools.count()
         self.rooms: dict[str, str] = {}
         self.globals: list[str] = []
-
-    # ---- memory
 
     def buffer(self, size: int, dtype: Any) -> Buffer:
         self.buffers.append(Buffer(size, dtype, self.time, f"%room{len(self.buffers)}"))
@@ -115,8 +114,6 @@ class Nests:
         self.globals.append(f"{name} = private constant [{value.size} x {scalar}] [{words}], align 64")
         return name
 
-    # ---- loops
-
     def label(self, name: str) -> None:
         self.body.label(name)
         self.block = name
@@ -171,8 +168,6 @@ class Nests:
     def graph(self) -> Body:
         return Body(self)
 
-    # ---- what loops do
-
     def stored(self, x: Array) -> Array:
         """x in memory."""
         return x if x.view is not None else self.fill(x, self.buffer(x.size, x.dtype))
@@ -206,161 +201,6 @@ class Nests:
                 for at, node in entries:
                     use(body, at, node)
         self.time += 1
-
-    def fold(self, operation: str, x: Array, axes: Sequence[int]) -> Array:
-        """The sum (or what the operation makes of them) of the entries along some axes."""
-        kept = [d for d in range(len(x.shape)) if d not in axes]
-        shape, count = [x.shape[d] for d in kept], int(np.prod([x.shape[d] for d in axes]))
-        if not x.whole or not count:
-            x = self.stored(x)
-        out = self.view(self.buffer(int(np.prod(shape)), x.dtype), shape)
-        if not count:
-            raise Unsupported(f"a reduction ({operation}) of nothing")
-        kind = self.body.vector(TYPES[x.dtype.name])
-        *outer, last = axes
-        together = 4 if x.shape[last] >= 8 else 1
-        self.time += 1
-        with self.loops([(0, n) for n in shape]) as at:
-
-            def combine(body: Body, sums: list[Node], entries: list[Node]) -> list[Node]:
-                return [body.g.op(operation, x.dtype, s, e) for s, e in zip(sums, entries, strict=True)]
-
-            def entries(body: Body, inner: Index, count: int) -> list[Node]:
-                found = []
-                for j in range(count):
-                    index = dict(zip(kept, at, strict=True)) | dict(zip(axes, inner, strict=True))
-                    index[last] = index[last].plus(j)
-                    found.append(body.entry(x, tuple(index[d] for d in range(len(x.shape)))))
-                return found
-
-            body = self.graph()
-            start = body.need(_neutral(body.g, operation, x.dtype, together))
-            sums = self._summed(
-                [(0, x.shape[d]) for d in outer], x.shape[last], together, [kind] * together, start,
-                lambda body, accs, inner, n: combine(body, accs, entries(body, inner, n)), x.dtype,
-            )  # fmt: skip
-            body = self.graph()
-            nodes = [body.given(name, x.dtype) for name in sums]
-            while len(nodes) > 1:
-                nodes = [body.g.op(operation, x.dtype, a, b) for a, b in zip(nodes[::2], nodes[1::2], strict=True)]
-            body.store(out, at, nodes[0])
-        self.time += 1
-        return out
-
-    def running(self, operation: str, x: Array, axis: int, reverse: bool) -> Array:
-        """The sums (or what the operation makes of them) of the entries up to each, along an axis."""
-        x = x if x.whole else self.stored(x)
-        out = self.view(self.buffer(x.size, x.dtype), x.shape)
-        kind, length = self.body.vector(TYPES[x.dtype.name]), x.shape[axis]
-        self.time += 1
-        with self.loops([(0, n) for d, n in enumerate(x.shape) if d != axis]) as at:
-            start = self.graph().need(_neutral(self.graph().g, operation, x.dtype, 1))
-            with self.loop(0, length, 1, [kind], start) as loop:
-                body = self.graph()
-                k = loop.at.times(-1).plus(length - 1) if reverse else loop.at
-                index = (*at[:axis], k, *at[axis:])
-                node = body.g.op(operation, x.dtype, body.given(loop.carried[0], x.dtype), body.entry(x, index))
-                loop.next = body.need([node])
-                body.store(out, index, node)
-        self.time += 1
-        return out
-
-    def extreme(self, compare: str, x: Array, axis: int, index_dtype: Any) -> Array:
-        """Where the largest or the smallest entry along an axis is; the first NaN wins, as in NumPy."""
-        x = x if x.whole else self.stored(x)
-        shape = [n for d, n in enumerate(x.shape) if d != axis]
-        out = self.view(self.buffer(int(np.prod(shape)), index_dtype), shape)
-        kinds = [self.body.vector(TYPES[np.dtype(t).name]) for t in (x.dtype, np.int32)]
-        self.time += 1
-        with self.loops([(0, n) for n in shape]) as at:
-            body = self.graph()
-            start = body.need([body.entry(x, (*at[:axis], At(), *at[axis:])), body.g.literal(0, np.int32)])
-            with self.loop(0, x.shape[axis], 1, kinds, start) as loop:
-                body = self.graph()
-                g, best, where = body.g, body.given(loop.carried[0], x.dtype), body.given(loop.carried[1], np.int32)
-                entry = body.entry(x, (*at[:axis], loop.at, *at[axis:]))
-                better = g.op(compare, bool, entry, best)
-                if x.dtype.kind == "f":
-                    unknown, before = g.op("ne", bool, entry, entry), g.op("ne", bool, best, best)
-                    better = g.op("and", bool, g.op("or", bool, better, unknown), g.op("not", bool, before))
-                place = g.input("index", np.int32, STEP, loop.at)
-                loop.next = body.need([
-                    g.op("select", x.dtype, better, entry, best), g.op("select", np.int32, better, place, where)
-                ])  # fmt: skip
-            body = self.graph()
-            body.store(out, at, body.g.op("convert", index_dtype, body.given(loop.next[1], np.int32)))
-        self.time += 1
-        return out
-
-    def _summed(
-        self, outer: list[tuple[int, int]], length: int, together: int, kinds: list[str], starts: list[str],
-        step: Callable[[Body, list[Node], Index, int], list[Node]], dtype: Any,
-    ) -> list[str]:  # fmt: skip
-        """Carried values through loops over `outer` and then over `length`, several at once and then what remains one by one."""
-        if outer:
-            (low, high), *rest = outer
-            with self.loop(low, high, 1, kinds, starts) as loop:
-                loop.next = self._summed(
-                    rest, length, together, kinds, loop.carried, lambda b, a, i, n: step(b, a, (loop.at, *i), n), dtype
-                )
-            return loop.next
-        whole = length - length % together
-        values = starts
-        if whole:
-            with self.loop(0, whole, together, kinds, starts) as loop:
-                body = self.graph()
-                nodes = [body.given(name, dtype) for name in loop.carried]
-                loop.next = body.need(step(body, nodes, (loop.at,), together))
-            values = loop.next
-        for k in range(whole, length):
-            body = self.graph()
-            nodes = [body.given(name, dtype) for name in values]
-            share = len(nodes) // together
-            new = step(body, nodes[:share], (At(k),), 1)
-            values = [*body.need(new), *values[share:]]
-        return values
-
-    def product(self, x: Array, y: Array, dtype: Any) -> Array:
-        """Σ_k x[b, m, k…] y[b, n, k…] as [b, m, n], for x [batch, m, depth] and y [batch, n, depth]."""
-        (batch, m, depth), n = x.shape, y.shape[1]
-        x, y = (self.ready(a) for a in (x, y))
-        out = self.view(self.buffer(batch * m * n, dtype), (batch, m, n))
-        tile_m, tile_n = _tiles(m, n, x.uniform, y.uniform, self.registers)
-        kind = self.body.vector(TYPES[np.dtype(dtype).name])
-        self.time += 1
-        # So many sums side by side that none waits for its own last addition; the tile has no say in the order of a sum.
-        together = 1
-        while m * n * together < 8 and 2 * together <= depth:
-            together *= 2
-        for rows, tm in _regions(m, tile_m):
-            for columns, tn in _regions(n, tile_n):
-                with self.loops([(0, batch), rows, columns], [1, tm, tn]) as (b, i, j):
-                    tile = list(itertools.product(range(tm), range(tn)))
-
-                    def step(
-                        body: Body, sums: list[Node], inner: Index, count: int, b: At = b, i: At = i, j: At = j, tile: list = tile
-                    ) -> list[Node]:
-                        new = []
-                        for t in range(count):
-                            k = inner[0].plus(t)
-                            for p, q in tile:
-                                left, right = body.entry(x, (b, i.plus(p), k)), body.entry(y, (b, j.plus(q), k))
-                                new.append(body.multiplied(left, right, sums[len(new)], dtype))
-                        return new
-
-                    size = len(tile) * together
-                    zero = ["zeroinitializer"] * size
-                    sums = self._summed([], depth, together, [kind] * size, zero, step, dtype)
-                    body = self.graph()
-                    nodes = [body.given(name, dtype) for name in sums]
-                    while len(nodes) > len(tile):
-                        half = len(nodes) // 2
-                        nodes = [body.g.op("add", dtype, u, v) for u, v in zip(nodes[:half], nodes[half:], strict=True)]
-                    body.need(nodes)
-                    for (p, q), node in zip(tile, nodes, strict=True):
-                        body.store(out, (b, i.plus(p), j.plus(q)), node)
-        self.time += 1
-        return out
 
     def ready(self, x: Array) -> Array:
         """x so that its entries may be read many times."""
@@ -408,138 +248,3 @@ class Nests:
     def write(self, out: Array, index: Index, name: str) -> None:
         assert out.view is not None
         self.body.store(TYPES[out.dtype.name], name, self.address(out.view.source, out.view.place(index)))
-
-
-class Body:
-    """The graph of one basic block, with the names of what is printed of it."""
-
-    def __init__(self, nests: Nests):
-        self.nests = nests
-        self.g = Graph(nests.functions, 100_000)
-        self.found: dict = {}
-        self.printer = _Printer(nests, self.g)
-
-    def entry(self, x: Array, index: Index) -> Node:
-        return x.entry(self.g, self.found, index)
-
-    def given(self, name: str, dtype: Any) -> Node:
-        """A value that is there already."""
-        node = self.g.input("given", dtype, CHAIN, name)
-        self.printer.names[node.number] = name
-        return node
-
-    def need(self, nodes: Sequence[Node]) -> list[str]:
-        return self.printer.need(nodes)
-
-    def store(self, out: Array, index: Index, node: Node) -> None:
-        self.nests.write(out, index, self.need([node])[0])
-
-    def put(self, buffer: Buffer, at: At, base: Node, node: Node) -> None:
-        """Writes an entry whose place is another one for each chain."""
-        n, b, scalar = self.nests, self.nests.body, TYPES[buffer.dtype.name]
-        if base.rate != CHAIN:
-            (name,) = self.need([node])
-            start = b.let(f"sext i32 {self.printer.scalar(base)} to i64")
-            return b.store(scalar, name, n.address(buffer, at, start))
-        lanes, name = self.need([base, node])
-        values, start = n.lanes_of(name, scalar), n.address(buffer, at)
-        for i, (lane, value) in enumerate(zip(n.lanes_of(lanes, "i32"), values, strict=True)):
-            moved = n.column(lane, i)
-            b.line(f"store {stored(scalar)} {value}, ptr {n.place(start, scalar, moved)}")
-        return None
-
-    def multiplied(self, x: Node, y: Node, total: Node, dtype: Any) -> Node:
-        if np.dtype(dtype).kind == "f":
-            return self.g.op("fma", dtype, x, y, total)
-        return self.g.op("add", dtype, self.g.op("mul", dtype, x, y), total)
-
-
-class _Printer(Printer):
-    """Prints the nodes of loops: entries in memory, and counters."""
-
-    def __init__(self, nests: Nests, graph: Graph):
-        super().__init__(graph, nests.body, nests.preamble, {}, nests.table, None)
-        self.nests = nests
-
-    def _print(self, node: Node) -> None:
-        n, b, scalar = self.nests, self.body, TYPES[node.dtype.name]
-        if (node.op, node.args[0] if node.args else 0) in n.known:
-            self.names[node.number] = n.known[node.op, node.args[0] if node.args else 0]
-        elif node.op == "cell":
-            buffer, at, *base = node.args
-            if base and base[0].rate == CHAIN:
-                self.names[node.number] = self._own(buffer, at, base[0])
-            else:
-                start = b.let(f"sext i32 {self.use(base[0], False)} to i64") if base else None
-                self.names[node.number] = b.load(scalar, n.address(buffer, at, start))
-        elif node.op == "datum":
-            leaf, at, *base = node.args
-            if base and base[0].rate == CHAIN:
-                self.names[node.number] = self._row(leaf, at, base[0], scalar)
-            else:
-                shift = n.number(at)
-                if base:
-                    shift = b.let(f"add i64 {shift}, {b.let(f'sext i32 {self.use(base[0], False)} to i64')}")
-                value = b.let(f"load {stored(scalar)}, ptr {n.place(n.table(leaf), scalar, shift)}, !invariant.load !0")
-                self.names[node.number] = b.let(f"trunc i8 {value} to i1") if scalar == "i1" else value
-        elif node.op == "index":
-            at = n.number(node.args[0])
-            self.names[node.number] = at if scalar == "i64" else b.let(f"trunc i64 {at} to {scalar}")
-        else:
-            super()._print(node)
-
-    def scalar(self, node: Node) -> str:
-        """The name of a number that all chains share."""
-        self.need([node])
-        return self.use(node, False)
-
-    def _own(self, buffer: Buffer, at: At, base: Node) -> str:
-        """An entry that is another one for each chain."""
-        n, b, scalar = self.nests, self.body, TYPES[buffer.dtype.name]
-        start, kind, result = n.address(buffer, at), b.vector(stored(scalar)), "poison"
-        for i, lane in enumerate(n.lanes_of(self.use(base, True), "i32")):
-            moved = n.column(lane, i)
-            value = b.let(f"load {stored(scalar)}, ptr {n.place(start, scalar, moved)}")
-            result = b.let(f"insertelement {kind} {result}, {stored(scalar)} {value}, i64 {i}")
-        return b.let(f"icmp ne {kind} {result}, zeroinitializer") if scalar == "i1" else result
-
-    def _row(self, leaf: Any, at: At, base: Node, scalar: str) -> str:
-        n, b = self.nests, self.body
-        shift = n.number(at)
-        pointers = []
-        for lane in n.lanes_of(self.use(base, True), "i32"):
-            moved = b.let(f"add i64 {b.let(f'sext i32 {lane} to i64')}, {shift}")
-            pointers.append(n.place(n.table(leaf), scalar, moved))
-        return columns_of(b, scalar, pointers, 0, 1)[0]
-
-
-def _neutral(g: Graph, operation: str, dtype: np.dtype, count: int) -> list[Node]:
-    """What an operation begins with."""
-    low, high = (-np.inf, np.inf) if dtype.kind == "f" else (False, True) if dtype.kind == "b" else (
-        np.iinfo(dtype).min, np.iinfo(dtype).max)  # fmt: skip
-    value = {"add": 0, "mul": 1, "max": low, "min": high, "and": -1 if dtype.kind == "i" else high, "or": 0, "xor": 0}
-    return [g.literal(value[operation], dtype)] * count
-
-
-def _tiles(m: int, n: int, x_uniform: bool, y_uniform: bool, registers: int) -> tuple[int, int]:
-    """Entries of a product that are worked out together: as many as there are registers for. A number that chains share comes
-    with the multiplication, so that side may be long."""
-    registers = max(1, registers)
-    if x_uniform != y_uniform:
-        own, shared = (n, m) if x_uniform else (m, n)
-        few = _even(own, 2 if registers >= 12 else 1)
-        many = _even(shared, min(12, registers // few))
-        return (many, few) if x_uniform else (few, many)
-    side = max(1, int(np.sqrt(registers)) - 1)
-    tm = _even(m, side)
-    return tm, _even(n, registers // tm - 2 if tm < side else side)
-
-
-def _even(size: int, most: int) -> int:
-    """A tile of at most so many that leaves a last one of nearly the same size."""
-    return -(-size // -(-size // max(1, most)))
-
-
-def _regions(size: int, tile: int) -> list[tuple[tuple[int, int], int]]:
-    whole = size - size % tile
-    return [(r, t) for r, t in (((0, whole), tile), ((whole, size), size - whole)) if t and r[1] > r[0]]
