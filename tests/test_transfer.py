@@ -12,8 +12,8 @@ from numpy.testing import assert_allclose
 
 import jaxsde as js
 import jaxsde.theory as theory
-from jaxsde.theory.discrete import transfer
-from jaxsde.theory.step_law import step_law
+from jaxsde.theory.discrete import box, transfer
+from jaxsde.theory.discrete.step_law import step_law
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +95,7 @@ def test_heavy_tails_of_gaussian_steps_know_what_the_box_leaves_out(part, widest
 def test_the_hull_of_two_values_is_found_however_weak_the_pull(eta):
     law = step_law(js.sgd(quadratic(), learning_rate=eta, sampling="two_point"))
     end = max(1.0, eta / (2 - eta))  # beyond η = 1 each step overshoots: (η − 1) x + η = x
-    assert_allclose(transfer._hull(law, transfer.anchors(law)), [[-end], [end]], rtol=1e-10)
+    assert_allclose(box._hull(law, box.anchors(law)), [[-end], [end]], rtol=1e-10)
 
 
 def test_steps_and_elimination_find_one_law(monkeypatch):

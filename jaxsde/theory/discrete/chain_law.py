@@ -16,8 +16,9 @@ from ..diffusion.lattice import Grid
 from ..diffusion.refined import Refined
 from ..laws.gibbs import gibbs
 from ..laws.temperature import temperature_of_loss
+from .box import count_of, even, found_box, given_box, grid_of
 from .step_law import StepLaw, step_law
-from .transfer import CELLS, MANY, MOST_ENTRIES, found_box, stationary, transport, typical_step
+from .transfer import CELLS, stationary, transport
 
 _NEGATIVE = 1e-5  # of the largest mass: interpolation of a law that is not smooth on the cells goes below zero by more
 _LEVELS = 4  # sizes of cells at which a relative entropy is looked at
@@ -338,15 +339,15 @@ def transfer_operator(chain: Any, box: Any = None, cells: int | None = None) -> 
     law = step_law(chain)
     if law.dim not in CELLS:
         raise ValueError(f"a transfer operator is for one or two dimensions, and the chain has {law.dim}: simulate it")
-    lo, hi = found_box(law) if box is None else _given(box, law.dim)
-    count = _count(law, lo, hi) if cells is None else _even(cells)
-    fine = _on(law, _grid(lo, hi, count))
+    lo, hi = found_box(law) if box is None else given_box(box, law.dim)
+    count = count_of(law, lo, hi) if cells is None else even(cells)
+    fine = _on(law, grid_of(lo, hi, count))
     # smooth rules need no more than a look at another grid; the others are extrapolated from cells twice as long
-    coarse = _on(law, _grid(lo, hi, 2 * round(0.42 * count) if fine.smooth else count // 2))
+    coarse = _on(law, grid_of(lo, hi, 2 * round(0.42 * count) if fine.smooth else count // 2))
     if fine.smooth != coarse.smooth:
         coarse = None
     elif not fine.smooth:
-        coarse = replace(coarse, coarse=_on(law, _grid(lo, hi, count // 4), smooth=False))
+        coarse = replace(coarse, coarse=_on(law, grid_of(lo, hi, count // 4), smooth=False))
     return TransferOperator(
         law, fine.grid, fine.matrix, fine.mass, fine.smooth, fine.method, coarse, _beyond(coarse or fine)
     )
@@ -383,44 +384,3 @@ def _beyond(of: TransferOperator) -> float:
                 power = np.log(max(ends[1], ends[0]) / ends[0]) / np.log(1 / 0.75)
                 total += ends[0] * reach**3 / max(power - 3, 0.1)
     return _SURE * float(total) / max(float(np.trace(of._covariance())), 1e-300)
-
-
-def _grid(lo: np.ndarray, hi: np.ndarray, count: int) -> Grid:
-    return Grid(lo, hi, tuple(max(16, 2 * round(count * s / 2)) for s in (hi - lo) / (hi - lo).max()))
-
-
-def _count(law: StepLaw, lo: np.ndarray, hi: np.ndarray) -> int:
-    """Cells along the longest side: a few to a standard deviation of a step's noise, or as many as are cheap."""
-    most = CELLS[law.dim]
-    if not law.gaussian and len(law.odds) < MANY:
-        return 2 * most
-    points = Grid(lo, hi, (16,) * law.dim).points
-    narrow = (
-        np.sqrt(np.linalg.eigvalsh(law.moments(points)[1])[:, 0].min().clip(0))
-        if law.gaussian
-        else typical_step(law, points, np.min).min()
-    )
-    if not narrow > 0:
-        return most
-    wanted = 4 if law.dim == 1 else 1.6 if law.gaussian else 2.5
-    if not law.gaussian:  # as many as can be summed over all outcomes
-        most = min(most, int((MOST_ENTRIES / (len(law.odds) * 4**law.dim)) ** (1 / law.dim)) - 1)
-    return min(
-        max(2 * round(wanted * float((hi - lo).max()) / narrow / 2), 128 if law.dim == 1 else 48), 2 * (most // 2)
-    )
-
-
-def _given(box: Any, dim: int) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        lo, hi = (np.broadcast_to(np.asarray(b, np.float64), (dim,)).copy() for b in box)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"box must be (lo, hi), each a number or {dim} of them; got {box!r}") from error
-    if not (np.isfinite(lo).all() and np.isfinite(hi).all() and (lo < hi).all()):
-        raise ValueError(f"the box {lo} … {hi} is empty or not finite")
-    return lo, hi
-
-
-def _even(cells: Any) -> int:
-    if isinstance(cells, bool) or not isinstance(cells, int | np.integer) or cells < 32 or cells % 2:
-        raise ValueError(f"cells must be an even number of at least 32, got {cells!r}")
-    return int(cells)

@@ -179,3 +179,12 @@ def _moments(chain: Any, x: Any) -> Any:
         mean = x + chain.dt * sde.drift(0.0, x)
         covariance = chain.dt * sde.scale**2 * sde.noise.covariance(x)
     return jnp.concatenate([mean[None], covariance])
+
+
+def typical_step(law: StepLaw, points: np.ndarray, over: Any = np.max) -> np.ndarray:
+    """The size of a step's noise, the largest or least of the points, along each axis ["d"]."""
+    if law.gaussian:
+        return np.sqrt(over(np.einsum("nii->ni", law.moments(points)[1]), axis=0))
+    images = law.images(points)
+    mean = np.einsum("m,kmd->kd", law.odds, images)
+    return np.sqrt(over(np.einsum("m,kmd->kd", law.odds, (images - mean[:, None]) ** 2), axis=0))

@@ -18,7 +18,6 @@ and Solomyak (2000), "Sixty years of Bernoulli convolutions".
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -26,21 +25,14 @@ import scipy.sparse.linalg
 import scipy.special
 
 from ..diffusion.lattice import Grid
-from ..laws.confine import tails, wells
-from ..moments.stationary import stationary_law
-from .step_law import StepLaw
+from .step_law import StepLaw, typical_step
 
 CELLS = {1: 2048, 2: 128}
-_SCOUT = {1: 192, 2: 32}
+MANY = 16  # outcomes a step from which their images are taken to fill the cells between them
 MOST_ENTRIES = 1 << 26  # weights worked out for one operator
 WIDE = 1.2  # a Gaussian step of at least so many cells is summed at the centres: the rule's error is e^(−2π²·1.2²)
 REACH = {1: 8.5, 2: 6.5}  # standard deviations of a step
 _CHEAP = 1 << 24  # entries of a Gaussian operator, up to which no step is cut short
-_TIGHTER = 3  # times that a box is made smaller
-_NEAR = 0.05  # of an interval, how far its ends may be from where they are guessed to end
-_TAIL = {1: 1e-12, 2: 1e-9}
-_WIDEST = {1: 60.0, 2: 14.0}  # of a box, in standard deviations of a law with heavy tails
-MANY = 16  # outcomes a step from which their images are taken to fill the cells between them
 # Starts that are to become alike in so many steps, and what that is: then the law is found by steps, else by elimination.
 _STARTS, _QUICK, _ALIKE, _SMALL, _SPARSE = 16, 256, 1e-7, 512, 64
 _DIRECT = {1: 1 << 14, 2: 1 << 11}  # cells up to which a stationary law is solved for directly
@@ -277,137 +269,4 @@ def _by_steps(transposed: scipy.sparse.csr_matrix, mass: np.ndarray) -> np.ndarr
         mass = mass / mass.sum()
         if np.abs(mass - before).sum() < _ALIKE**2:
             return mass
-    return None
-
-
-def found_box(law: StepLaw) -> tuple[np.ndarray, np.ndarray]:
-    """The hull of the support on the line, where it is bounded and not much wider than the law; else a box that holds all but a
-    `_TAIL` of the mass or, where the tails are too heavy for that, `_WIDEST` standard deviations of its core."""
-    d, points = law.dim, anchors(law)
-    _check_loss(law, points)
-    step = 4 * typical_step(law, points) + 1e-3 * (1 + np.abs(points).max())
-    lo, hi = points.min(axis=0) - step, points.max(axis=0) + step
-    size = 1 + np.abs(points).max()
-    try:
-        core = np.sqrt(np.diag(stationary_law(law.wide).covariance))
-    except ValueError:
-        core = np.full(d, np.inf)
-    done, tightened = False, 0
-    for _ in range(100):
-        grid = Grid(lo, hi, (_SCOUT[d],) * d)
-        mass = np.maximum(stationary(transport(law, grid, smooth=False)[0], d), 0).reshape(grid.shape)
-        share = [mass.sum(axis=tuple(b for b in range(d) if b != a)) for a in range(d)]
-        middle = np.array(
-            [np.ptp(np.interp((0.16, 0.84), np.cumsum(s), x)) / 2 for s, x in zip(share, grid.axes, strict=True)]
-        )
-        narrow = np.minimum(core, np.maximum(middle, grid.size / 2))
-        enough = hi - lo > _WIDEST[d] * narrow + np.ptp(points, axis=0)
-        low, high = (
-            np.array([s[part].max() > _TAIL[d] for s in share]) & ~enough for part in (slice(0, 2), slice(-2, None))
-        )
-        if low.any() or high.any():
-            if done:
-                break
-            lo, hi = lo - np.where(low, 0.3 * (hi - lo), 0), hi + np.where(high, 0.3 * (hi - lo), 0)
-            if max(np.abs(lo).max(), np.abs(hi).max()) > 1e5 * size:
-                raise _runs_away()
-            continue
-        # on a smaller box the cells are smaller and blur the law less: once more, until that changes nothing
-        spans = [np.flatnonzero(s > _TAIL[d]) for s in share]
-        if not all(len(s) for s in spans):
-            raise _runs_away()
-        first, last = (np.array([s[end] + by for s in spans]) for end, by in ((0, -2), (-1, 3)))
-        tight = np.maximum(lo + first * grid.size, lo), np.minimum(lo + last * grid.size, hi)
-        tightened += 1
-        done = bool((tight[1] - tight[0] > 0.8 * (hi - lo)).all())
-        if not done and tightened > _TIGHTER:  # on a smaller one the law does not end: a box holds it that is larger than need be
-            break
-        lo, hi = tight
-        if done:
-            break
-    else:
-        raise ValueError("no box holds the chain's law: give box=(lo, hi)")
-    hull = None if law.gaussian or d > 1 else _hull(law, points)
-    return hull if hull is not None and (hull[1] - hull[0] < 2 * (hi - lo)).all() else (lo, hi)
-
-
-def _runs_away() -> ValueError:
-    return ValueError("no stationary law: the chain runs away (a learning rate beyond the stability edge, or tails too heavy)")
-
-
-def _check_loss(law: StepLaw, points: np.ndarray) -> None:
-    """Noise without bounds leaves the wells of a loss that does not rise, and no box shows it."""
-    problem = getattr(law.wide, "problem", None)
-    if problem is None or not law.gaussian:
-        return
-    found = tails(problem, points[0], 1 + float(np.abs(points).max()), np.eye(law.dim))
-    with np.errstate(invalid="ignore"):
-        rises = found.far - found.near
-    if (rises <= 0).any():
-        ray = np.array2string(found.rays[int(np.argmax(rises <= 0))], precision=3)
-        raise ValueError(f"no stationary law: the loss does not rise along {ray}, so nothing keeps the chain; add a regulariser")
-
-
-def typical_step(law: StepLaw, points: np.ndarray, over: Any = np.max) -> np.ndarray:
-    """The size of a step's noise, the largest or least of the points, along each axis ["d"]."""
-    if law.gaussian:
-        return np.sqrt(over(np.einsum("nii->ni", law.moments(points)[1]), axis=0))
-    images = law.images(points)
-    mean = np.einsum("m,kmd->kd", law.odds, images)
-    return np.sqrt(over(np.einsum("m,kmd->kd", law.odds, (images - mean[:, None]) ** 2), axis=0))
-
-
-def anchors(law: StepLaw) -> np.ndarray:
-    """The minima of the chain's loss, or its start, or the origin ["k d"]."""
-    problem = getattr(law.wide, "problem", None)
-    if problem is None:
-        return np.zeros((1, law.dim))
-    try:
-        return np.unique(np.round(wells(problem)[0], 9), axis=0)
-    except ValueError:
-        return np.asarray(problem.start, np.float64)[None]
-
-
-def _hull(law: StepLaw, points: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """The smallest interval that every outcome maps into itself and that holds the points' images; None where it is not found."""
-
-    def image(ends: np.ndarray) -> np.ndarray:
-        at = law.images(np.linspace(ends[0], ends[1], 65)[:, None])
-        return np.array([at.min(), at.max()])
-
-    ends = np.array([points.min(), points.max()])
-    for step in range(4000):
-        new = image(ends)
-        new = np.array([min(ends[0], new[0]), max(ends[1], new[1])])
-        size = np.ptp(new)
-        if not np.isfinite(size) or size > 1e6 * (1 + np.abs(points).max()):
-            return None
-        if np.abs(new - ends).sum() <= 1e-15 * size:
-            return (ends[:1], ends[1:]) if size > 0 else None
-        if step % 16 == 15:  # the ends come nearer by a factor a step, which for a weak pull is near one
-            limit = _limit(image, new)
-            if limit is not None:
-                return limit[:1], limit[1:]
-        ends = new
-    return None
-
-
-def _limit(image: Any, ends: np.ndarray) -> np.ndarray | None:
-    """Where repeated images of an interval end, by Steffensen's extrapolation; None where it is not near or does not attract."""
-    at, size = ends, np.ptp(ends)
-    for _ in range(6):
-        first = image(at)
-        second = image(first)
-        before, after = first - at, second - first
-        with np.errstate(divide="ignore", invalid="ignore"):
-            factor = np.where(np.abs(before) > 1e-13 * size, after / before, 0.0)
-        if not ((factor >= 0) & (factor < 1)).all():
-            return None
-        at = second + after * factor / (1 - factor)
-        if not (np.abs(at - ends) < _NEAR * size).all():
-            return None
-        if (np.abs(image(at) - at) <= 1e-14 * size).all():
-            wider = at + np.array([-1e-6, 1e-6]) * size
-            inside = image(wider)
-            return at if inside[0] > wider[0] and inside[1] < wider[1] else None
     return None

@@ -12,8 +12,9 @@ import scipy.sparse
 import scipy.sparse.linalg
 
 from ..diffusion.lattice import Grid
-from ..discrete.step_law import StepLaw, step_law
-from ..discrete.transfer import CELLS, REACH, WIDE, anchors, transport, typical_step
+from ..discrete.box import anchors
+from ..discrete.step_law import StepLaw, step_law, typical_step
+from ..discrete.transfer import CELLS, REACH, WIDE, transport
 from .grid import Region, given_box, whole
 
 _SCOUT = {1: 256, 2: 40}
