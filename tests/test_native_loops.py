@@ -83,11 +83,17 @@ def test_optimizers(optimizer, only_loops):
     assert apart(small("squared", optimizer=optimizer), np.linspace(-1, 1, D))[1] < ROUNDINGS
 
 
-@pytest.mark.parametrize("integrator", [js.Heun, js.SRA1])
-def test_equations(integrator, only_loops):
-    problem = js.potential(lambda x: jnp.sum((x**2 - 1) ** 2) / 4 + x[0] * x[1] / 2, np.full(5, 0.5))
-    chain = js.integrate(js.langevin(problem, temperature=0.3), integrator(), dt=0.05)
-    assert apart(chain, np.full(5, 0.5))[1] < ROUNDINGS
+WELLS = js.potential(lambda x: jnp.sum((x**2 - 1) ** 2) / 4 + x[0] * x[1] / 2, np.full(5, 0.5))
+EQUATIONS = {
+    "heun": lambda: js.integrate(js.langevin(WELLS, temperature=0.3), js.Heun(), dt=0.05),
+    "kinetic": lambda: js.integrate(js.momentum_sde(WELLS, learning_rate=0.05, momentum=0.9), js.BAOAB(), dt=0.05),
+    "heavy ball": lambda: js.sgd(WELLS, learning_rate=0.05, optimizer=js.momentum(0.9)),
+}
+
+
+@pytest.mark.parametrize("name", EQUATIONS)
+def test_equations(name, only_loops):
+    assert apart(EQUATIONS[name](), np.full(5, 0.5))[1] < ROUNDINGS
 
 
 def test_double_precision(only_loops):
