@@ -87,13 +87,17 @@ WELLS = js.potential(lambda x: jnp.sum((x**2 - 1) ** 2) / 4 + x[0] * x[1] / 2, n
 EQUATIONS = {
     "heun": lambda: js.integrate(js.langevin(WELLS, temperature=0.3), js.Heun(), dt=0.05),
     "kinetic": lambda: js.integrate(js.momentum_sde(WELLS, learning_rate=0.05, momentum=0.9), js.BAOAB(), dt=0.05),
-    "heavy ball": lambda: js.sgd(WELLS, learning_rate=0.05, optimizer=js.momentum(0.9)),
+    "a pair": lambda: js.coupled(*(js.sgd(WELLS, learning_rate=eta, optimizer=js.momentum(0.9)) for eta in (0.05, 0.02))),
 }
 
 
 @pytest.mark.parametrize("name", EQUATIONS)
 def test_equations(name, only_loops):
-    assert apart(EQUATIONS[name](), np.full(5, 0.5))[1] < ROUNDINGS
+    chain = EQUATIONS[name]()
+    run, distance = apart(chain, np.full(chain.dim, 0.5), every=2, statistics={"mean": js.Mean()})
+    assert distance < ROUNDINGS
+    vmap = js.simulate(chain, np.full(chain.dim, 0.5), key=KEY, chains=48, steps=20, executor="vmap", every=2, statistics={"mean": js.Mean()})
+    np.testing.assert_allclose(run["mean"].value, vmap["mean"].value, rtol=1e-5, atol=1e-6)
 
 
 def test_double_precision(only_loops):
