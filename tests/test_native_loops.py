@@ -83,11 +83,21 @@ def test_optimizers(optimizer, only_loops):
     assert apart(small("squared", optimizer=optimizer), np.linspace(-1, 1, D))[1] < ROUNDINGS
 
 
-@pytest.mark.parametrize("integrator", [js.Heun, js.SRA1])
-def test_equations(integrator, only_loops):
-    problem = js.potential(lambda x: jnp.sum((x**2 - 1) ** 2) / 4 + x[0] * x[1] / 2, np.full(5, 0.5))
-    chain = js.integrate(js.langevin(problem, temperature=0.3), integrator(), dt=0.05)
-    assert apart(chain, np.full(5, 0.5))[1] < ROUNDINGS
+WELLS = js.potential(lambda x: jnp.sum((x**2 - 1) ** 2) / 4 + x[0] * x[1] / 2, np.full(5, 0.5))
+EQUATIONS = {
+    "heun": lambda: js.integrate(js.langevin(WELLS, temperature=0.3), js.Heun(), dt=0.05),
+    "kinetic": lambda: js.integrate(js.momentum_sde(WELLS, learning_rate=0.05, momentum=0.9), js.BAOAB(), dt=0.05),
+    "a pair": lambda: js.coupled(*(js.sgd(WELLS, learning_rate=eta, optimizer=js.momentum(0.9)) for eta in (0.05, 0.02))),
+}
+
+
+@pytest.mark.parametrize("name", EQUATIONS)
+def test_equations(name, only_loops):
+    chain = EQUATIONS[name]()
+    run, distance = apart(chain, np.full(chain.dim, 0.5), every=2, statistics={"mean": js.Mean()})
+    assert distance < ROUNDINGS
+    vmap = js.simulate(chain, np.full(chain.dim, 0.5), key=KEY, chains=48, steps=20, executor="vmap", every=2, statistics={"mean": js.Mean()})
+    np.testing.assert_allclose(run["mean"].value, vmap["mean"].value, rtol=1e-5, atol=1e-6)
 
 
 def test_double_precision(only_loops):

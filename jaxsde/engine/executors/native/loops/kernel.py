@@ -145,7 +145,7 @@ class _Kernel:
 
             return [(place, i)], rule
 
-        inside = fold(n, "and", Array(place.shape, bool, parts, uniform=False), list(range(len(place.shape))))
+        inside = fold(n, "and", Array(place.shape, bool, parts, uniform=False, cuts=place.cuts), list(range(len(place.shape))))
         return self._read(inside)
 
     def _read(self, x: Array) -> str:

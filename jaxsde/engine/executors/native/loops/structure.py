@@ -133,7 +133,7 @@ def _joined(nests: Nests, aval: Any, pieces: list[tuple[Array, int, int, int]], 
         for x, _, a, b in pieces:
             if a <= i[axis].low and i[axis].high < b:
                 return [(x, tuple(k.plus(-a) if d == axis else k for d, k in enumerate(i)))], same
-        raise AssertionError("a loop goes across a joint")
+        raise Unsupported("a loop across a joint")
 
     cuts = []
     for d in range(len(aval.shape)):
@@ -155,6 +155,8 @@ def pad(nests: Nests, avals: list, x: Array, fill: Array, *, padding_config: tup
     def parts(i: Index) -> Parts:
         if all(a <= k.low and k.high < b for k, (a, b) in zip(i, spans, strict=True)):
             return [(x, tuple(k.plus(-a) for k, a in zip(i, low, strict=True)))], same
+        if not any(k.high < a or b <= k.low for k, (a, b) in zip(i, spans, strict=True)):
+            raise Unsupported("a loop across the edge of a padding")
         return [(fill, ())], same
 
     cuts = [
