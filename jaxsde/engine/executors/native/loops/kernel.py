@@ -57,7 +57,7 @@ class _Kernel:
         b.line("%column = urem i64 %i, %width")
         b.line(f"%rows = mul i64 {b.let('udiv i64 %i, %width')}, %room")  # samples of the blocks before
         for w in (0, 1):
-            b.line(f"%word{w} = {self._load_text('i32', f'%chain{w}')}")
+            b.line(f"%word{w} = {self._words(w)}")
         survived0 = b.load("i32", b.let("getelementptr i32, ptr %survived, i64 %i"))
         alive0 = b.load("i1", b.let("getelementptr i8, ptr %alive, i64 %i"))
         self._transfer("%first.state", load=True)
@@ -109,16 +109,16 @@ class _Kernel:
         size = int(self.ends[-1])
         lines = [
             *n.globals, *self.p.helpers.values(), f"define void @advance({ARGUMENTS}) #0 {{", "entry:",
-            *places, f"  %first.state = getelementptr i8, ptr %scratch, i64 {scratch}",
+            "  %empty = icmp sge i64 %first, %last", *places, f"  %first.state = getelementptr i8, ptr %scratch, i64 {scratch}",
             f"  %second.state = getelementptr i8, ptr %scratch, i64 {scratch + size}", *self.p.lines,
-            f"  br i1 {'%empty'}, label %exit, label %vector", *b.lines, "}", *self.p.declarations.values(),
+            "  br i1 %empty, label %exit, label %vector", *b.lines, "}", *self.p.declarations.values(),
             f"attributes #0 = {{ nounwind {self.machine.attributes} }}", "!0 = !{}",
         ]  # fmt: skip
-        lines.insert(lines.index("entry:") + 1, "  %empty = icmp sge i64 %first, %last")
         return "\n".join(lines) + "\n", scratch + 2 * size
 
-    def _load_text(self, kind: str, array: str) -> str:
-        return f"load {self.b.vector(kind)}, ptr {self.b.let(f'getelementptr {kind}, ptr {array}, i64 %i')}, align 4"
+    def _words(self, w: int) -> str:
+        """Word w of the numbers of these chains."""
+        return f"load {self.b.vector('i32')}, ptr {self.b.let(f'getelementptr i32, ptr %chain{w}, i64 %i')}, align 4"
 
     def _state(self, buffers: list[Buffer]) -> list[Array]:
         return [self.nests.view(buffer, a.shape) for buffer, a in zip(buffers, self.traced.state, strict=True)]

@@ -44,8 +44,8 @@ def fold(nests: Nests, operation: str, x: Array, axes: Sequence[int]) -> Array:
 
         body = nests.graph()
         start = body.need(_neutral(body.g, operation, x.dtype, together))
-        sums = _summed(nests,
-            [(0, x.shape[d]) for d in outer], x.shape[last], together, [kind] * together, start,
+        sums = _summed(
+            nests, [(0, x.shape[d]) for d in outer], x.shape[last], together, [kind] * together, start,
             lambda body, accs, inner, n: combine(body, accs, entries(body, inner, n)), x.dtype,
         )  # fmt: skip
         body = nests.graph()
@@ -112,8 +112,8 @@ def _summed(
     if outer:
         (low, high), *rest = outer
         with nests.loop(low, high, 1, kinds, starts) as loop:
-            loop.next = _summed(nests,
-                rest, length, together, kinds, loop.carried, lambda b, a, i, n: step(b, a, (loop.at, *i), n), dtype
+            loop.next = _summed(
+                nests, rest, length, together, kinds, loop.carried, lambda b, a, i, n: step(b, a, (loop.at, *i), n), dtype
             )
         return loop.next
     whole = length - length % together
