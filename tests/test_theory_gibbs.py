@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.integrate
 import scipy.special
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
@@ -83,6 +84,31 @@ def test_himmelblau(temperature):
             law.masses((np.linspace(a - 0.8, a + 0.8, 5), np.linspace(b - 0.8, b + 0.8, 5))).sum() for a, b in MINIMA
         ]
         assert_allclose(wells, [0.3395, 0.2161, 0.1605, 0.2839], atol=2e-3)
+
+
+@pytest.mark.parametrize("temperature", [0.005, 0.05, 0.5])
+def test_cells_much_wider_than_the_wells(temperature):
+    """Quadrants, against a fine grid; cells of a side are cut only where there is density, so there are points enough."""
+    law = theory.gibbs(potential(himmelblau, np.array([0.3, 0.2])), temperature)
+    x = np.linspace(-7, 7, 3501) + 1e-9
+    weight = np.exp(-(((x[:, None] ** 2 + x - 11) ** 2 + (x[:, None] + x**2 - 7) ** 2) / temperature))
+    of = lambda a: np.array([a[x < 0].sum(0), a[x > 0].sum(0)])  # noqa: E731
+    quadrants = of(of(weight).T).T / weight.sum()
+    for edges in ([-50.0, 0.0, 50.0], [-6.0, -3.0, 0.0, 1.0, 6.0]):
+        masses = law.masses((np.array(edges),) * 2)
+        half = edges.index(0.0)
+        found = np.add.reduceat(np.add.reduceat(masses, [0, half], axis=0), [0, half], axis=1)
+        assert_allclose(found, quadrants, atol=1e-7)
+    assert_allclose(law.masses((np.array([-50.0, 0.0, 50.0]),), (0,)), quadrants.sum(axis=1), atol=1e-7)
+
+
+def test_cells_of_tilted_valleys_and_of_power_tails():
+    tilted = theory.gibbs(potential(lambda x: x[0] ** 2 + x[1] ** 2 + 1.9 * x[0] * x[1], np.zeros(2)), 0.01)
+    corner = 0.25 - np.arcsin(0.95) / (2 * np.pi)  # of a Gaussian with correlation −.95
+    assert_allclose(tilted.masses((np.array([-4.0, 0, 4]),) * 2), [[corner, 0.5 - corner], [0.5 - corner, corner]], atol=1e-8)
+    heavy = theory.gibbs(potential(lambda x: 3 * jnp.log1p(x @ x), np.zeros(1)), 1.0)  # Student's t, 5 degrees, over √5
+    edges = np.array([-1e4, 0.0, 1.0, 100.0, 1e5])
+    assert_allclose(heavy.masses((edges,)), np.diff(scipy.stats.t.cdf(edges * np.sqrt(5), 5)), atol=1e-7)
 
 
 MINIMA = [(3.0, 2.0), (-2.805118, 3.131312), (-3.779310, -3.283186), (3.584428, -1.848126)]

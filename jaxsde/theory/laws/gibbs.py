@@ -10,9 +10,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +23,9 @@ from ..linearise import is_affine
 from ..minimum import FLAT, minimum
 from .confine import DEEP, Tails, tail_power, tails, wells
 from .integrals import Integral, integrate
+
+_REACH = 9.5  # widths to where a Gaussian is e^−45 of its height
+_NODES = 1 << 21  # of the cells of a histogram, at the most
 
 
 @dataclass(frozen=True)
@@ -98,27 +102,70 @@ class Gibbs:
             raise ValueError(f"edges has {len(sides)} axes for {len(components)} components: give one array for each")
         if any(e.ndim != 1 or e.size < 2 or not (np.diff(e) > 0).all() for e in sides):
             raise ValueError("edges must be increasing 1-d arrays of at least two numbers")
-        scales = np.sqrt(np.diag(self.covariance)) if self._integral is None else self._integral.widths
         nodes, weights = np.polynomial.legendre.leggauss(4)
-        limit = max(1, int((1 << 21) ** (1 / len(sides)) / max(4 * e.size for e in sides)))
-        # Cells wider than the density's own width are cut, and their parts added up again.
-        cuts = [
-            int(np.clip(np.ceil(np.diff(e).max() / scales[c]), 1, limit))
-            for c, e in zip(components, sides, strict=True)
-        ]
-        counts = [e.size - 1 for e in sides]
-        sides = [
-            np.interp(np.arange(n * k + 1) / k, np.arange(n + 1), e)
-            for e, n, k in zip(sides, counts, cuts, strict=True)
-        ]
-        axes = [((e[:-1] + e[1:])[:, None] / 2 + np.diff(e)[:, None] / 2 * nodes).ravel() for e in sides]
-        each = [(np.diff(e)[:, None] / 2 * weights).ravel() for e in sides]
+        stretches, spacing = self._stretches(list(components)), 1.0
+        # Cells wider than the density's own width are cut where there is density, and their parts added up again.
+        while True:
+            cut = [_cut(e, [(s.low[c], s.high[c], s.middle[c], spacing * s.width[c], s.heavy) for s in stretches])
+                   for c, e in enumerate(sides)]  # fmt: skip
+            excess = np.prod([nodes.size * (e.size - 1) for e in cut], dtype=float) / _NODES
+            if excess <= 1 or all(c.size == e.size for c, e in zip(cut, sides, strict=True)):
+                break
+            spacing *= max(1.1, excess ** (1 / len(sides)))
+        axes = [((e[:-1] + e[1:])[:, None] / 2 + np.diff(e)[:, None] / 2 * nodes).ravel() for e in cut]
+        each = [(np.diff(e)[:, None] / 2 * weights).ravel() for e in cut]
         points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(sides))
         total = self.marginal_density(components, points).reshape([a.size for a in axes])
-        for axis, w in enumerate(each):
+        for axis, (w, small, e) in enumerate(zip(each, cut, sides, strict=True)):
             total = total * np.expand_dims(w, tuple(i for i in range(len(sides)) if i != axis))
-        split = [m for n, k in zip(counts, cuts, strict=True) for m in (n, k * nodes.size)]
-        return total.reshape(split).sum(axis=tuple(range(1, 2 * len(sides), 2)))
+            total = np.add.reduceat(total, nodes.size * np.searchsorted(small, e[:-1]), axis=axis)
+        return total
+
+    def _stretches(self, pick: list[int]) -> list[_Stretch]:
+        """Where the law of some components has density, and its widths there with the others of them held."""
+
+        def held(covariance: np.ndarray) -> np.ndarray:
+            return np.diag(np.linalg.inv(covariance[np.ix_(pick, pick)])) ** -0.5
+
+        if self._integral is None:
+            reach, mean = _REACH * np.sqrt(np.diag(self.covariance))[pick], self.mean[pick]
+            return [_Stretch(mean - reach, mean + reach, mean, held(self.covariance), False)]
+        out = []
+        for box, bounds, _ in self._integral.boxes:
+            shape = box.axes @ box.axes.T
+            low, high = bounds[0][pick], bounds[1][pick]
+            # a well of its own may be narrower than the lowest, by whose widths all are measured
+            narrow = np.minimum(1.0, (high - low) / (2 * _REACH * np.sqrt(np.diag(shape))[pick]))
+            out.append(_Stretch(low, high, box.centre[pick], narrow * held(shape), box.heavy))
+        return out
+
+
+class _Stretch(NamedTuple):
+    """low … high of each component, where its density is widest spread from, a width, and whether its tails are powers."""
+
+    low: np.ndarray
+    high: np.ndarray
+    middle: np.ndarray
+    width: np.ndarray
+    heavy: bool
+
+
+def _cut(edges: np.ndarray, stretches: list[tuple[float, float, float, float, bool]]) -> np.ndarray:
+    """The edges, with as many between them as leave no cell wider than the width of a stretch (low, high, middle, width, heavy)
+    that it meets; on a heavy one widths grow with the distance from its middle."""
+    found = [edges]
+    for low, high, middle, width, heavy in stretches:
+        for left, right in itertools.pairwise(edges):
+            a, b = max(left, low), min(right, high)
+            if right - left <= width or a >= b:
+                continue
+            if heavy:
+                t, u = np.arcsinh((np.array([a, b]) - middle) / width)
+                inner = middle + width * np.sinh(np.linspace(t, u, int(np.ceil(2 * (u - t))) + 1))
+            else:
+                inner = np.linspace(a, b, int(np.ceil((b - a) / width)) + 1)
+            found.append(inner[(inner > left) & (inner < right)])
+    return np.unique(np.concatenate(found))
 
 
 def gibbs(problem: Any, temperature: Any) -> Gibbs:

@@ -89,11 +89,6 @@ class Integral:
     mean_energy: float
     boxes: list[tuple[Box, np.ndarray, int]]
 
-    @property
-    def widths(self) -> np.ndarray:
-        """The thermal width of each component ["d"] at the lowest minimum."""
-        return np.linalg.norm(self.boxes[0][0].axes, axis=1)
-
     def slice_nodes(self, components: list[int]) -> tuple[np.ndarray, np.ndarray]:
         """Nodes of a subspace of Φ's own components ["k c"] and log weights, over what matters of the law."""
         nodes, weights = [], []
