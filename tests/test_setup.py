@@ -5,6 +5,7 @@ Python is a wrapper that behaves like Debian's without python3-venv (quick: no p
 """
 
 import base64
+import functools
 import hashlib
 import importlib.util
 import json
@@ -98,7 +99,9 @@ class Checkout:
 
     def background(self, **options) -> subprocess.Popen:
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "start_new_session": True}
-        return subprocess.Popen(**self.command(**options, **pipes))
+        # a shell that starts the tests in the background has them ignore interrupts, and so all that they start
+        heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        return subprocess.Popen(**self.command(**options, **pipes), preexec_fn=heard)
 
     def installs(self, process: subprocess.CompletedProcess) -> None:
         assert process.returncode == 0, process.stderr
