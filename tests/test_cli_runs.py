@@ -48,6 +48,7 @@ def told(text):
     return json.loads(text, parse_constant=refuse)
 
 
+@pytest.mark.slow
 def test_an_empty_config_is_the_main_job(start, tmp_path):
     (tmp_path / "empty.toml").write_text("")
     out, error = finish(start("run", "empty.toml", *SMALL, "--seed", "4294967301", "--out", "ü b/one", "--json"))
@@ -116,6 +117,7 @@ def test_losses_that_cannot_be_run(start, tmp_path, name, says):
     assert [p.name for p in tmp_path.iterdir()] == [f"{name}.py"]
 
 
+@pytest.mark.slow
 def test_a_loss_that_does_not_confine_has_no_gibbs_law(start, tmp_path):
     (tmp_path / "slope.py").write_text("import jax.numpy as jnp\n" + PLUGINS["slope"])
     result = told(finish(start("run", "--plugin", "slope.py", *SMALL, "--json"))[0])

@@ -87,7 +87,10 @@ def test_double_precision(name):
         assert distance(run(chain, "vmap", dtype=np.float64), run(chain, "lanes", dtype=np.float64)) < ROUNDINGS
 
 
-@pytest.mark.parametrize("name", ["regression", "reshuffled", "adam", "well, d=1", "well, d=2", "multiplicative"])
+BITS = ["regression", "reshuffled", "adam", "well, d=1", "well, d=2", "multiplicative"]
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in ("reshuffled", "well, d=2") else pytest.mark.slow) for n in BITS])
 def test_no_bit_depends_on_chunks_looks_or_neighbours(name):
     """Where a product is fused into a sum is the compiler's choice, and another program chooses differently."""
     chain = CHAINS[name]()

@@ -84,7 +84,11 @@ PAIRS = [(name, s) for s in ("with_replacement", "without_replacement", "full_ba
 PAIRS += [(name, s) for s in IN_ORDER for name in ("squared", "softmax")]
 
 
-@pytest.mark.parametrize("name, sampling", PAIRS)
+# every loss and every sampling by default, and all pairs of them where there is time
+SOME = [p for p in PAIRS if p[0] in ("squared", "softmax") or p[1] == "with_replacement"]
+
+
+@pytest.mark.parametrize("name, sampling", [pytest.param(*p, marks=() if p in SOME else pytest.mark.slow) for p in PAIRS])
 def test_losses_and_samplings(name, sampling):
     loss, target, start = LOSSES[name]
     if sampling in ("full_batch", "gaussian", "two_point", "three_point"):  # a step works through all examples
@@ -310,7 +314,8 @@ PROCESSORS = {
 
 
 @pytest.mark.parametrize("name", PROCESSORS)
-@pytest.mark.parametrize("loss, sampling", [("logistic", "random_reshuffling"), ("softmax", "cyclic"), ("network", "with_replacement")])
+@pytest.mark.parametrize("loss, sampling", [("logistic", "random_reshuffling"), ("softmax", "cyclic"),
+                                            pytest.param("network", "with_replacement", marks=pytest.mark.slow)])
 def test_the_code_compiles_for_other_processors(name, loss, sampling):
     """Compiled, not run: gathers, functions, divisions and masks all have a form there."""
     import llvmlite.binding as llvm

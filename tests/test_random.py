@@ -36,6 +36,11 @@ KINDS = {
 }
 
 
+# each shape by itself where there is time; by default all of them at once, and one of each
+SOME = ("one normal", "three three-point", "epochs of 100", "everything")
+BY_KIND = [pytest.param(kind, marks=() if kind in SOME else pytest.mark.slow) for kind in KINDS]
+
+
 # --- a second implementation, in Python integers, of the published algorithm and of the documented layout ---
 
 
@@ -178,7 +183,7 @@ def test_layout_of_shared_words(count):
 # --- purity ---
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", BY_KIND)
 def test_block_is_a_function_of_key_chain_and_step(kind):
     """Where a block starts, how long it is and which other chains share it changes no bit."""
     draws, start, length = KINDS[kind], 2**32 - 5, 11
@@ -193,7 +198,7 @@ def test_block_is_a_function_of_key_chain_and_step(kind):
     assert any((a != b).any() for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(other), strict=True))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", BY_KIND)
 def test_block_in_vmap_and_scan(kind):
     draws = KINDS[kind]
     words, chain, clock = random.key_words(random.key(3)), ids([4, 2**33]), random.clock(2**32 - 2, draws)
