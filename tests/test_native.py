@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from processors import PROCESSORS
 
 import jaxsde as js
 from jaxsde.engine.executors import native
@@ -303,14 +304,6 @@ def test_new_numbers_compile_nothing(monkeypatch):
     assert len(made) == 1
     run(1, 0.2)
     assert len(made) == 1
-
-
-PROCESSORS = {
-    "AVX-512": (build.Machine("x86_64-unknown-linux-gnu", "skylake-avx512", "", 512), "zmm"),
-    "AVX2": (build.Machine("x86_64-unknown-linux-gnu", "haswell", "", 256), "ymm"),
-    "x86-64": (build.Machine("x86_64-unknown-linux-gnu", "x86-64", "", 128), "xmm"),
-    "arm64": (build.Machine("aarch64-unknown-linux-gnu", "neoverse-n1", "", 128), "fmla"),
-}
 
 
 @pytest.mark.parametrize("name", PROCESSORS)

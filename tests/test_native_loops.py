@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from processors import PROCESSORS
 
 import jaxsde as js
 from jaxsde.engine import launch, layout
@@ -189,14 +190,6 @@ def test_what_no_loop_does_is_named(name):
     chain = js.integrate(js.langevin(js.potential(loss[name], np.ones(3)), temperature=0.1), dt=0.05)
     with pytest.warns(UserWarning, match={"sort": "sort", "eigenvalues": "the primitive eigh"}[name]):
         assert js.simulate(chain, np.ones(3), key=KEY, chains=16, steps=2, executor="native").executor == "vmap"
-
-
-PROCESSORS = {
-    "AVX-512": (build.Machine("x86_64-unknown-linux-gnu", "skylake-avx512", "", 512), "zmm"),
-    "AVX2": (build.Machine("x86_64-unknown-linux-gnu", "haswell", "", 256), "ymm"),
-    "x86-64": (build.Machine("x86_64-unknown-linux-gnu", "x86-64", "", 128), "xmm"),
-    "arm64": (build.Machine("aarch64-unknown-linux-gnu", "neoverse-n1", "", 128), "fmla"),
-}
 
 
 @pytest.mark.parametrize("processor", PROCESSORS)

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -237,9 +236,3 @@ def noise_of(grad: Any) -> Any:
     if isinstance(grad, Surrogate):
         return grad.noise
     return noises.scaled(noises.of_problem(grad.problem), noise_factor(grad))
-
-
-def sample_noises(grad: Any, phi: Any, drawn: Drawn) -> Array:
-    """ĝ − ∇L at one position for many draws (leaves ["k ..."]): what the law of large numbers is shown on. ["k d"]."""
-    mean = grad.problem.grad(phi)
-    return jax.vmap(lambda d: grad(phi, d, jnp.zeros((), phi.dtype)) - mean)(drawn)

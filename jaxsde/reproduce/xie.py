@@ -130,21 +130,8 @@ def xie(key: Any, *, chains: Count = 512, passages: Count = 24, noise: Positive 
     )  # fmt: skip
 
 
-def _sde_time(valley: str, eta: float, end: float) -> float:
-    """Mean passage time 0 → end of the SDE, ∫ s′(z) ∫_{−∞}^z m(y) dy dz, s′ = exp ∫ L′/D, m = 1/(D s′), D = ηΣ/2 (B = 1)."""
-    edges = np.union1d(np.linspace(-12 * np.sqrt(eta), end, 40_000), [0.0, _shape(valley)[3]])
-    x, width = (edges[1:] + edges[:-1]) / 2, np.diff(edges)
-    d = eta * _sharpness(valley, x) / 2
-    climb = np.diff(_loss(valley, edges)) / d
-    u = np.r_[0.0, np.cumsum(climb)]
-    middle = (u[1:] + u[:-1]) / 2
-    m = np.exp(-middle) / d * width
-    below = np.cumsum(m) - m / 2
-    return float((np.exp(middle) * width * below)[x > 0].sum())
-
-
 def _chain_time(valley: str, eta: float, end: float) -> float:
-    """The same of the Euler chain with step dt, from its transition density."""
+    """Mean passage time 0 → end of the Euler chain with step dt, from its transition density."""
     a, b, far, c = _shape(valley)
     dt = _STEPS[valley]
     spread = np.sqrt(eta * dt * min(a, b))

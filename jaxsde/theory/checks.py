@@ -85,3 +85,12 @@ def _array(given: Any, name: str) -> np.ndarray:
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         raise ValueError(f"{name} is not finite at {where}: {array[where]}")
     return array
+
+
+def box(given: Any, dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """The corners (lo, hi) of a box, ["d"] each; whether they fit is for the caller to say."""
+    try:
+        lo, hi = (np.broadcast_to(np.asarray(b, np.float64), (dim,)).copy() for b in given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"box must be (lo, hi), each a number or {dim} of them; got {given!r}") from error
+    return lo, hi

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import checks
 from ..diffusion.lattice import Grid
 from ..laws.confine import tails, wells
 from ..moments.stationary import stationary_law
@@ -169,10 +170,7 @@ def count_of(law: StepLaw, lo: np.ndarray, hi: np.ndarray) -> int:
 
 
 def given_box(box: Any, dim: int) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        lo, hi = (np.broadcast_to(np.asarray(b, np.float64), (dim,)).copy() for b in box)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"box must be (lo, hi), each a number or {dim} of them; got {box!r}") from error
+    lo, hi = checks.box(box, dim)
     if not (np.isfinite(lo).all() and np.isfinite(hi).all() and (lo < hi).all()):
         raise ValueError(f"the box {lo} … {hi} is empty or not finite")
     return lo, hi

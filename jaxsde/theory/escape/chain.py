@@ -15,7 +15,8 @@ from ..diffusion.lattice import Grid
 from ..discrete.box import anchors
 from ..discrete.step_law import StepLaw, step_law, typical_step
 from ..discrete.transfer import CELLS, REACH, WIDE, transport
-from .grid import Region, given_box, whole
+from .box import enclosing, given_box, whole
+from .grid import Region
 
 _SCOUT = {1: 256, 2: 40}
 _SHARE = 1e-11
@@ -117,29 +118,12 @@ class _Target:
         width = 6 * typical_step(law, points) + 1e-3 * (1 + np.abs(points).max())
         lo, hi = self.ended(points.min(axis=0) - width, points.max(axis=0) + width)
         fixed = np.array([[e is not None for e in (self.ends or (None, None))]] * d).T
-        for _ in range(200):
-            spent = _Outside.build(self, lo, hi, _SCOUT[d], scout=True).occupation()
-            share = [spent.sum(axis=tuple(b for b in range(d) if b != a)) / spent.sum() for a in range(d)]
-            near = (
-                np.array([[s[part].max() > _SHARE for s in share] for part in (slice(0, 2), slice(-2, None))]) & ~fixed
-            )
-            if not near.any():
-                break
-            length = hi - lo
-            lo, hi = lo - np.where(near[0], 0.3 * length, 0), hi + np.where(near[1], 0.3 * length, 0)
-            if max(np.abs(lo).max(), np.abs(hi).max()) > 1e5 * (1 + np.abs(points).max()):
-                raise ValueError(
-                    "the mean first passage time is infinite: nothing brings the chain back from far away; give a box"
-                )
-        else:
-            raise ValueError("no box was found that holds the chain until it reaches the target: give box=(lo, hi)")
-        cell = (hi - lo) / np.array([len(s) for s in share])
-        kept = [np.flatnonzero(s > _SHARE / 10) for s in share]
-        tight = (
-            lo + np.array([max(k[0] - 2, 0) for k in kept]) * cell,
-            lo + np.array([min(k[-1] + 3, len(s)) for k, s in zip(kept, share, strict=True)]) * cell,
-        )
-        return np.where(fixed[0], lo, tight[0]), np.where(fixed[1], hi, tight[1])
+
+        def occupation(lo: np.ndarray, hi: np.ndarray) -> np.ndarray:
+            return _Outside.build(self, lo, hi, _SCOUT[d], scout=True).occupation()
+
+        far = 1e5 * (1 + np.abs(points).max())
+        return enclosing(lo, hi, occupation, _SHARE, 200, far, "chain", fixed)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ import scipy.sparse.linalg
 from .. import float64
 from ..diffusion.lattice import Grid, decompose, fitted, rates
 from ..laws.confine import wells
+from .box import enclosing, given_box, whole
 
 _CELLS = {1: 4096, 2: 128, 3: 32}
 _SCOUT = {1: 256, 2: 40, 3: 14}
@@ -298,41 +299,11 @@ def _found_box(wide: Any, start: np.ndarray, region: Region) -> tuple[np.ndarray
     slope = np.ptp(f, axis=0) / 1e-3
     width = np.sqrt(np.diag(diffusion[0]) / np.maximum(slope, np.diag(diffusion[0]) / (1 + np.abs(points).max()) ** 2))
     lo, hi = points.min(axis=0) - 4 * width, points.max(axis=0) + 4 * width
-    for _ in range(60):
+
+    def occupation(lo: np.ndarray, hi: np.ndarray) -> np.ndarray:
         spent = _Killed.build(wide, start, region, grid_of(lo, hi, _SCOUT[d]), "reflecting").occupation()
         if not (np.isfinite(spent).all() and spent.sum() > 0):
             raise ValueError("the target is not reached from the start: its mean passage time is infinite")
-        share = [np.abs(spent).sum(axis=tuple(b for b in range(d) if b != a)) / np.abs(spent).sum() for a in range(d)]
-        low = np.array([s[:2].max() > _SHARE for s in share])
-        high = np.array([s[-2:].max() > _SHARE for s in share])
-        if not (low.any() or high.any()):
-            break
-        length = hi - lo
-        lo, hi = lo - np.where(low, 0.3 * length, 0), hi + np.where(high, 0.3 * length, 0)
-        if np.abs(np.r_[lo, hi]).max() > 1e6 * (1 + np.abs(points).max()):
-            raise ValueError(
-                "the mean first passage time is infinite: nothing brings the process back from far away; give a box"
-            )
-    else:
-        raise ValueError("no box was found that holds the process until it reaches the target: give box=(lo, hi)")
-    cell = (hi - lo) / np.array([len(s) for s in share])
-    kept = [np.flatnonzero(s > _SHARE / 10) for s in share]
-    first = np.maximum([k[0] - 2 for k in kept], 0)
-    last = np.minimum([k[-1] + 3 for k in kept], [len(s) for s in share])
-    return lo + first * cell, lo + last * cell
+        return np.abs(spent)
 
-
-def given_box(box: Any, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        lo, hi = (np.broadcast_to(np.asarray(b, np.float64), start.shape).copy() for b in box)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"box must be (lo, hi), each a number or {len(start)} of them; got {box!r}") from error
-    if not (np.isfinite(lo).all() and np.isfinite(hi).all() and (lo < start).all() and (start < hi).all()):
-        raise ValueError(f"the box {lo} … {hi} does not hold the start {start}")
-    return lo, hi
-
-
-def whole(cells: Any) -> int:
-    if isinstance(cells, bool) or not isinstance(cells, int | np.integer) or cells < 32:
-        raise ValueError(f"cells must be a whole number of at least 32, got {cells!r}")
-    return int(cells)
+    return enclosing(lo, hi, occupation, _SHARE, 60, 1e6 * (1 + np.abs(points).max()), "process")

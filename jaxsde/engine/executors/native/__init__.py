@@ -82,8 +82,9 @@ class _Plan:
         self.traced = traced
         self.dim = int(np.prod(traced.position.out_avals[0].shape))
         lanes = build.machine().lanes(self.dtype.itemsize)
-        _, scratch = loops.source(traced, self.limit, lanes, build.machine())  # `Unsupported` now, not when it is to run
-        self.vectors = 2 if 2 * scratch <= _SCRATCH_BYTES else 1
+        printed = loops.source(traced, self.limit, lanes, build.machine())  # `Unsupported` now, not when it is to run
+        self.printed = {lanes: printed}
+        self.vectors = 2 if 2 * printed[1] <= _SCRATCH_BYTES else 1
 
     def code(self, lanes: int) -> _Code:
         """The code for tiles of `lanes` chains."""
@@ -96,7 +97,8 @@ class _Plan:
             if self.graphs is not None:
                 self.codes[width] = _Code(kernel.source(*self.graphs, width, machine), width, 0)
             else:
-                source, scratch = loops.source(self.traced, self.limit, width, machine)
+                printed = self.printed.pop(width, None) or loops.source(self.traced, self.limit, width, machine)
+                source, scratch = printed
                 self.codes[width] = _Code(source, width, scratch)
         return self.codes[width]
 

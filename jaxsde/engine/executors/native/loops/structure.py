@@ -61,10 +61,7 @@ def squeeze(nests: Nests, avals: list, x: Array, **params: Any) -> Array:
 
 
 def transpose(nests: Nests, avals: list, x: Array, *, permutation: tuple, **params: Any) -> Array:
-    order = [int(d) for d in permutation]
-    where = lambda i: tuple(i[order.index(d)] for d in range(len(order)))  # noqa: E731
-    view = x.view._replace(strides=tuple(x.view.strides[d] for d in order)) if x.view is not None else None
-    return moved(x, avals[0].shape, where, [x.cuts[d] for d in order], view)
+    return transposed(nests, x, permutation)
 
 
 def slice_(nests: Nests, avals: list, x: Array, *, start_indices: tuple, strides: Any, **params: Any) -> Array:
