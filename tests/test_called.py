@@ -59,6 +59,23 @@ def test_vmap_goes_over_learning_rates_positions_keys_and_every_leaf():
     np.testing.assert_array_equal(both, [native(chain, X0) for chain in chains])
 
 
+@pytest.mark.parametrize("name", CHAINS)
+def test_words_of_numbers_and_clock_carry(name):
+    """Where the upper word of the chains' numbers differs between neighbours, or that of the step from one to the next."""
+    chain = CHAINS[name](0.05)
+    x0 = X0[:, : chain.dim]
+    at = {"first_chain": 2**32 - 20, "first_step": 2**32 - 9}
+    found = native(chain, x0, **at)
+    np.testing.assert_allclose(found, js.advance(chain, x0, key=KEY, steps=21, **at), atol=2e-5)
+    first = native(chain, x0, **at, steps=9)
+    again = native(chain, first, first_chain=2**32 - 20, first_step=2**32, steps=12)
+    if name not in ("adam", "underdamped"):  # whose momenta start anew
+        np.testing.assert_array_equal(again, found)
+    below = native(chain, x0[:20], first_chain=2**32 - 20, first_step=2**32 - 9)
+    np.testing.assert_array_equal(below, found[:20])  # one upper word: other code
+    assert not np.allclose(native(chain, x0, first_chain=2**32 - 20, first_step=-9 % 2**31), found)
+
+
 @pytest.mark.parametrize("name", ["sgd", "reshuffled"])
 def test_parts_of_the_chains_and_of_the_steps_are_the_same_bits(name):
     chain = CHAINS[name](0.05)

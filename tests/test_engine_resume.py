@@ -1,5 +1,6 @@
 """Going on from a run, and the engine's refusals: exact, no false alarms."""
 
+import dataclasses
 import itertools
 import os
 import subprocess
@@ -106,6 +107,21 @@ def test_advance_numbers_its_steps_in_64_bits():
     assert all(not np.array_equal(a, b) for a, b in itertools.combinations(chains, 2))
     apart = js.advance(CHAIN, x, key=KEY, steps=3, first_chain=2**32 - 1)
     np.testing.assert_array_equal(apart[1:], chains[1][:2])  # the low word carries into the high one
+
+
+def test_a_run_goes_on_past_2_32_steps():
+    """In the middle of a launch, of a block of draws and of the samples between two looks, by every executor."""
+    chain = js.integrate(js.langevin(js.potential(lambda x: x @ x / 2, np.zeros(2)), temperature=0.5), dt=0.1)
+    ends = []
+    for executor in ("vmap", "lanes", "native"):
+        begun = js.simulate(chain, np.ones(2), key=KEY, chains=40, steps=3, executor=executor)
+        far = dataclasses.replace(begun, step=2**32 - 9)
+        more = js.simulate(chain, far, steps=20, executor=executor, every=4, statistics={"mean": js.Mean()})
+        assert more.executor == executor and more.step == 2**32 + 11
+        ends.append([more.positions, *jax.tree.leaves(more.partials("mean"))])
+    for end in ends[1:]:
+        for a, b in zip(end, ends[0], strict=True):
+            np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6)
 
 
 def test_each_group_holds_its_own_chains():

@@ -30,7 +30,7 @@ def only_loops(monkeypatch):
     def refuse(*given):
         raise Unsupported("scalars")
 
-    monkeypatch.setattr(native, "_graphs", refuse)
+    monkeypatch.setattr(native, "_Graphs", refuse)
 
 
 def apart(chain, start, steps=20, chains=48, **more):

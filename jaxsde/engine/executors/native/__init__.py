@@ -62,17 +62,17 @@ class _Plan:
 
     def __init__(self, chain: Any, state: Any, dtype: np.dtype):
         self.limit, self.dtype = divergence_limit(dtype), dtype
-        self.codes: dict[int, _Code] = {}
-        self.graphs: tuple[block.Steps, block.Steps] | None = None
+        self.codes: dict[tuple[int, bool], _Code] = {}
+        self.graphs: _Graphs | None = None
         try:
-            self.graphs = _graphs(chain, state, dtype, self.limit)
+            self.graphs = _Graphs(chain, state, dtype, self.limit)
         except Unsupported:
             traced = block.trace(chain, state, dtype, length=1)
             if traced.order is not None:  # loops do not know whose turn it is
                 raise
             self._in_loops(traced)
         else:
-            fast, _ = self.graphs
+            fast, _ = self.graphs.near
             self.dim = len(fast.positions[0])
             size = sum(node.rate == CHAIN for node in ordered([*fast.after, fast.alive])) * 4 // max(4, fast.length)
             # A short step waits for its own results: several vectors at once fill the time. A long one needs the registers.
@@ -86,37 +86,52 @@ class _Plan:
         self.printed = {lanes: printed}
         self.vectors = 2 if 2 * printed[1] <= _SCRATCH_BYTES else 1
 
-    def code(self, lanes: int) -> _Code:
-        """The code for tiles of `lanes` chains."""
+    def code(self, lanes: int, near: bool = True) -> _Code:
+        """The code for tiles of `lanes` chains, whose numbers have the same upper word if they are `near`: all that there are,
+        but for a tile in which a number passes 2^32."""
         machine, width = build.machine(), 16
         wanted = self.vectors * machine.lanes(self.dtype.itemsize)
         while width < wanted and lanes % (2 * width) == 0:
             width *= 2
         width = min(width, wanted)
-        if width not in self.codes:
+        near = near or self.graphs is None  # loops do not care
+        if (width, near) not in self.codes:
             if self.graphs is not None:
-                self.codes[width] = _Code(kernel.source(*self.graphs, width, machine), width, 0)
+                graphs = self.graphs.near if near else self.graphs.far()
+                self.codes[width, near] = _Code(kernel.source(*graphs, width, machine, near), width, 0)
             else:
                 printed = self.printed.pop(width, None) or loops.source(self.traced, self.limit, width, machine)
                 source, scratch = printed
-                self.codes[width] = _Code(source, width, scratch)
-        return self.codes[width]
+                self.codes[width, near] = _Code(source, width, scratch)
+        return self.codes[width, near]
 
 
-def _graphs(chain: Any, state: Any, dtype: np.dtype, limit: float) -> tuple[block.Steps, block.Steps]:
-    """Of as many steps as share a call of the generator, as far as they are short; the draws that steps share are nothing beside
-    a very long one, which is taken by itself."""
-    most = _MOST if orders.trace(chain.draws) is not None else _SCALARS
-    lengths = {block.length_of(chain.draws, _LONGEST): _SHORT, block.length_of(chain.draws): most, 1: most}
-    for length, operations in lengths.items():
-        try:
-            traced = block.trace(chain, state, dtype, length)
-            fast, masked = (block.steps(traced, limit, m, floats.FUNCTIONS, operations) for m in (False, True))
-            return fast, masked
-        except TooLarge:
-            if length == 1:
-                raise
-    raise AssertionError("the last length is 1")
+class _Graphs:
+    """The steps without masks and with them. Of as many as share a call of the generator, as far as they are short; the draws that
+    steps share are nothing beside a very long one, which is taken by itself."""
+
+    def __init__(self, chain: Any, state: Any, dtype: np.dtype, limit: float):
+        most = _MOST if orders.trace(chain.draws) is not None else _SCALARS
+        lengths = {block.length_of(chain.draws, _LONGEST): _SHORT, block.length_of(chain.draws): most, 1: most}
+        self.limit = limit
+        for length, self.operations in lengths.items():
+            self.traced = block.trace(chain, state, dtype, length)
+            try:
+                self.near = self._made(near=True)
+            except TooLarge:
+                if length == 1:
+                    raise
+            else:
+                break
+
+    def far(self) -> tuple[block.Steps, block.Steps]:
+        return self._made(near=False)
+
+    def _made(self, near: bool) -> tuple[block.Steps, block.Steps]:
+        fast, masked = (
+            block.steps(self.traced, self.limit, m, floats.FUNCTIONS, self.operations, near) for m in (False, True)
+        )
+        return fast, masked
 
 
 class _Code:
@@ -137,7 +152,7 @@ class Program:
         self, plan: _Plan, chain: Any, statistics: dict, span: Span, tile: Tile, every: int, rows: int
     ):
         self.dim, self.dtype, self.every, self.rows = plan.dim, plan.dtype, every, rows
-        self.lanes = len(tile.alive)
+        self.plan, self.lanes = plan, len(tile.alive)
         self.code = plan.code(self.lanes)
         self._leaves: list[Any] = []
         self._tables: list[np.ndarray] = []
@@ -212,7 +227,9 @@ class Program:
         clock = int(span.clock.step[0]) + (int(span.clock.step[1]) << 32)
         dt, begin = np.asarray(chain.dt, self.dtype), np.asarray(number(span.clock, self.dtype))
         shared, state = memory.pointers(tables), [row for r in held.state for row in r]
-        never, scratch = 1 << 62, memory.aligned(self.code.scratch)
+        near = bool((ids[1] == ids[1][0]).all())
+        code = self.code if near else self.plan.code(self.lanes, near)
+        never, scratch = 1 << 62, memory.aligned(code.scratch)
         memory_of = np.empty(self.samples * self.dim * self.part, self.dtype), np.empty(self.samples * self.part, np.uint8)
         for start in range(0, self.lanes, self.part):
             part = slice(start, min(start + self.part, self.lanes))
@@ -228,8 +245,9 @@ class Program:
             while step < last:
                 first_look = (step // self.every + 1) * self.every  # counted from the clock
                 stop = min(last, first_look + (self.samples - 1) * self.every) if looking else last
+                stop = min(stop, memory.turn(clock + step) - clock)
                 due = (stop - first_look) // self.every + 1 if looking and stop >= first_look else 0
-                self.code.call(
+                code.call(
                     ctypes.addressof(rows), ctypes.addressof(shared), *(a[start:].ctypes.data for a in each), out.ctypes.data,
                     seen.ctypes.data, size, int(words[0]), int(words[1]), clock + step, clock + stop,
                     first_look - step if looking else never, self.every if looking else never,

@@ -37,9 +37,13 @@ class Machine(NamedTuple):
         return self.bits // (8 * itemsize)
 
     @property
+    def x86(self) -> bool:
+        return "x86" in self.triple
+
+    @property
     def attributes(self) -> str:
         wide = f'"prefer-vector-width"="{self.bits}" "min-legal-vector-width"="{self.bits}"'
-        return wide if "x86" in self.triple else ""
+        return wide if self.x86 else ""
 
 
 @functools.cache

@@ -24,26 +24,27 @@ ARGUMENTS = (
 )
 
 
-def source(fast: Steps, masked: Steps, lanes: int, machine: Machine) -> str:
+def source(fast: Steps, masked: Steps, lanes: int, machine: Machine, near: bool) -> str:
     """The module, as text: one function `advance` for vectors of `lanes` chains. Its arguments (`ARGUMENTS`):
 
     state, tables      pointers to the rows of the state, [chains] each, and to the arrays that chains share
-    chain0, chain1     the two words of each chain's number
+    chain0, chain1     the two words of each chain's number; of `near` chains, the second is one
     alive, survived    bytes and uint32, read and written
     out, out_alive     positions [chains / width, room, d, width] and whether the chain lived, bytes [chains / width, room, width]:
                        room for so many samples of a number of chains that lie side by side
-    first … last       the steps to take; the statistics look `until` steps after `first`, then every `every` steps
+    first … last       the steps to take, all with one upper word; the statistics look `until` steps after `first`, then every
+                       `every` steps
     scratch            memory that this kernel does without
     """
-    return _Kernel(fast, masked, lanes, machine).text()
+    return _Kernel(fast, masked, lanes, machine, near).text()
 
 
 class _Kernel:
-    def __init__(self, fast: Steps, masked: Steps, lanes: int, machine: Machine):
-        self.fast, self.masked, self.lanes, self.attributes = fast, masked, lanes, machine.attributes
-        self.preamble, self.body = Writer(lanes, machine.bits), Writer(lanes, machine.bits)
-        self.body.declarations, self.body.helpers = self.preamble.declarations, self.preamble.helpers
-        self.preamble.fresh = 1_000_000  # names of the two writers stay apart
+    def __init__(self, fast: Steps, masked: Steps, lanes: int, machine: Machine, near: bool):
+        self.fast, self.masked, self.lanes, self.attributes, self.near = fast, masked, lanes, machine.attributes, near
+        self.preamble, self.own, self.body = (Writer(lanes, machine.bits, machine.x86) for _ in range(3))
+        for writer, names in ((self.own, 1_000_000), (self.preamble, 2_000_000)):  # which stay apart
+            writer.declarations, writer.helpers, writer.fresh = self.body.declarations, self.body.helpers, names
         self.rows: dict[int, str] = {}
         self.loaded: dict[int, str] = {}
         self.rooms = 0
@@ -60,6 +61,7 @@ class _Kernel:
         length = self.fast.length
         p.line(f"%start = and i64 %first, {-length}")
         p.line("%empty = icmp sge i64 %first, %last")
+        p.line(f"%clock1 = trunc i64 {p.let('lshr i64 %first, 32')} to i32")
 
         b.label("vector")
         b.line("%i = phi i64 [ 0, %entry ], [ %i.next, %store ]")
@@ -71,6 +73,7 @@ class _Kernel:
         chain = [b.load("i32", b.let(f"getelementptr i32, ptr %chain{w}, i64 %i")) for w in (0, 1)]
         survived0 = b.load("i32", b.let("getelementptr i32, ptr %survived, i64 %i"))
         alive0 = b.load("i1", b.let("getelementptr i8, ptr %alive, i64 %i"))
+        own = len(b.lines)
         b.line("br label %block")
 
         b.label("block")
@@ -84,7 +87,6 @@ class _Kernel:
         b.line("%slot = phi i64 [ 0, %vector ], [ %slot.next, %latch ]")
         b.line(f"%step.next = add i64 %step, {length}")
         b.line("%clock0 = trunc i64 %step to i32")
-        b.line(f"%clock1 = trunc i64 {b.let('lshr i64 %step, 32')} to i32")
         numbers = [b.let(f"uitofp i64 {b.let(f'add i64 %step, {j}')} to {self._real()}") for j in range(length)]
         order, position, examples = self.fast.order, [], []
         if order is not None:
@@ -102,7 +104,7 @@ class _Kernel:
         known = {
             "state": state,
             "key": ["%key0", "%key1"],
-            "chain": chain,
+            "chain": [chain[0], p.let("load i32, ptr %chain1") if self.near else chain[1]],
             "clock": ["%clock0", "%clock1"],
             "number": numbers,
             "position": position,
@@ -142,6 +144,7 @@ class _Kernel:
         b.line("br i1 %again, label %vector, label %exit")
         b.label("exit")
         b.line("ret void")
+        b.lines[own:own] = self.own.lines
 
         lines = [
             *self.preamble.helpers.values(),
@@ -160,7 +163,8 @@ class _Kernel:
     def _fast(self, known: dict[str, list[str]]) -> tuple[list[str], str, str]:
         """A block of steps without masks: where it leaves the state, and the place in the schedule of the statistics."""
         b, steps = self.body, self.fast
-        self.fast_printer = Printer(steps.graph, b, self.preamble, _inputs(steps, known), self._table, self._room)
+        inputs = _inputs(steps, known)
+        self.fast_printer = Printer(steps.graph, b, self.preamble, inputs, self._table, self._room, self.own)
         wait, slot = "%wait", "%slot"
         for j, position in enumerate(steps.positions):
             at = self._need(self.fast_printer, position)
@@ -176,7 +180,7 @@ class _Kernel:
             now = b.let(f"add i64 %step, {j}")
             going.append(b.let(f"and i1 {b.let(f'icmp sge i64 {now}, %first')}, {b.let(f'icmp slt i64 {now}, %last')}"))
         inputs = _inputs(steps, known | {"alive": ["%living"], "survived": ["%done"], "going": going})
-        printer = Printer(steps.graph, b, self.preamble, inputs, self._table, self._room)
+        printer = Printer(steps.graph, b, self.preamble, inputs, self._table, self._room, self.own)
         wait, slot = "%wait", "%slot"
         for j, position in enumerate(steps.positions):
             at = self._need(printer, position)

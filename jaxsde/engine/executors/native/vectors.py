@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..scalar.graph import CHAIN, CONSTANT, Graph, Node, Unsupported, ordered
+from ..scalar.graph import CONSTANT, OWN, Graph, Node, Unsupported, ordered
+from .products import Words
 from .rows import columns_of
 from .writer import Writer, short
 
@@ -44,15 +45,19 @@ def constant(node: Node) -> str:
 
 
 class Printer:
-    """Prints the nodes of one graph. `known` maps input nodes to names; constants of the launch go to `preamble`."""
+    """Prints the nodes of one graph. `known` maps input nodes to names; constants of the launch go to `preamble`, what a chain
+    keeps for the launch to `own`, where there is such a place."""
 
-    def __init__(self, graph: Graph, body: Writer, preamble: Writer, known: dict[Node, str], table: Any, scratch: Any):
-        self.graph, self.body, self.preamble = graph, body, preamble
+    def __init__(
+        self, graph: Graph, body: Writer, preamble: Writer, known: dict[Node, str], table: Any, scratch: Any, own: Any = None
+    ):
+        self.graph, self.body, self.preamble, self.own = graph, body, preamble, body if own is None else own
         self.names = {node.number: name for node, name in known.items()}
-        self.splats: dict[int, str] = {}
+        self.splats: dict[tuple[bool, int], str] = {}
         self.table, self.scratch = table, scratch  # leaf -> pointer name; (type, entries) -> stack room
         self.rows: dict[tuple, list[Node]] = {}
         self.addresses: dict[int, list[str]] = {}
+        self.words = Words(graph, body.lanes, self) if body.halves else None
         for node in graph.nodes.values():
             if node.op == "row":
                 self.rows.setdefault((node.args[0], node.args[1].number, node.dtype), []).append(node)
@@ -61,42 +66,52 @@ class Printer:
         """Prints what the roots need and is not there yet; their names, as vectors."""
         roots = list(roots)
         for node in ordered(roots):
-            if node.number not in self.names and node.op != "literal":
+            if node.op != "literal" and not self._known(node):
                 self._print(node)
         return [self.use(node, True) for node in roots]
 
-    def use(self, node: Node, wide: bool) -> str:
-        """The name of a value, spread over the lanes where a vector is wanted of a scalar."""
+    def place(self, node: Node) -> Writer:
+        """Where a node is printed."""
+        return self.preamble if node.rate == CONSTANT else self.own if node.rate == OWN else self.body
+
+    def _known(self, node: Node) -> bool:
+        return node.number in self.names or (self.words is not None and node.number in self.words.halves)
+
+    def use(self, node: Node, wide: bool, out: Writer | None = None) -> str:
+        """The name of a value, spread over the lanes where `out` (the body, if nothing is said) wants a vector of a scalar."""
         scalar = TYPES[node.dtype.name]
         if node.op == "literal":
             return f"splat ({scalar} {constant(node)})" if wide else constant(node)
+        if self.words is not None and node.number not in self.names:
+            self.names[node.number] = self.words.together(node)
         name = self.names[node.number]
-        if not wide or node.rate == CHAIN:
+        if not wide or node.wide:
             return name
-        if node.number not in self.splats:
-            self.splats[node.number] = self.body.splat(scalar, name)
-        return self.splats[node.number]
+        out = self.body if out is None else out
+        key = (out is self.own, node.number)
+        if key not in self.splats:
+            self.splats[key] = out.splat(scalar, name)
+        return self.splats[key]
 
     def forget(self) -> None:
         """What is spread from here on is spread anew: a value of one basic block need not reach the next."""
-        self.splats = {}
+        self.splats = {key: name for key, name in self.splats.items() if key[0] and self.own is not self.body}
 
     def _print(self, node: Node) -> None:
-        if node.op == "row" and node.rate == CHAIN:
+        if node.op == "row" and node.wide:
             return self._rows(node)
-        out = self.preamble if node.rate == CONSTANT else self.body
-        if node.op == "entry":
-            # read where it is used: the compiler folds the load into the arithmetic
-            out = self.body
-        wide = node.rate == CHAIN
-        self.names[node.number] = self._operation(out, node, wide)
+        if self.words is not None and node.wide and self.words.takes(node):
+            return self.words.print(node)
+        # an entry is read where it is used: the compiler folds the load into the arithmetic
+        out = self.body if node.op == "entry" else self.place(node)
+        self.names[node.number] = self._operation(out, node, node.wide)
         return None
 
     def _operand(self, out: Writer, node: Node, wide: bool) -> str:
-        """An operand; a table's entry that the preamble needs is read there."""
-        if out is self.preamble and node.op == "entry":
+        """An operand; a table's entry that is needed before the body is read there."""
+        if out is not self.body and node.op == "entry":
             return self._entry(out, node)
-        return self.use(node, wide)
+        return self.use(node, wide, out)
 
     def _entry(self, out: Writer, node: Node) -> str:
         leaf, at = node.args

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 class Writer:
     """Lines of one function, for vectors of `lanes` chains and registers of `register` bits. Values are named by their node;
-    `inputs` gives the names of nodes that are there already."""
+    `halves`: whether products of words are made 64 bits apart (`products.py`)."""
 
-    def __init__(self, lanes: int, register: int):
-        self.lanes, self.register = lanes, register
+    def __init__(self, lanes: int, register: int, halves: bool = False):
+        self.lanes, self.register, self.halves = lanes, register, halves
         self.lines: list[str] = []
         self.declarations: dict[str, str] = {}
         self.helpers: dict[str, str] = {}

@@ -13,7 +13,7 @@ from .... import random
 from ....types import Chain, Drawn, Draws
 from . import orders
 from .evaluate import evaluate
-from .graph import CHAIN, CONSTANT, STEP, Graph, Node, Table, Unsupported
+from .graph import CHAIN, CONSTANT, OWN, STEP, Graph, Node, Table, Unsupported
 from .indexing import entries
 
 
@@ -101,9 +101,11 @@ def steps(
     masked: bool,
     functions: Mapping[str, Any] | None = None,
     operations: int = 16_000,
+    near: bool = False,
 ) -> Steps:
     """The graph of `traced.length` steps, of at most so many `operations`; a chain whose position passes `limit`, or is NaN,
-    has diverged."""
+    has diverged. `near` chains have numbers with one upper word. (That of the clock is the same for a launch: so little of
+    a cipher's first two rounds changes with the step.)"""
     g = Graph(functions, operations)
     places = arrange([(a.shape, np.dtype(a.dtype)) for a in traced.shared])
     tables = [p.view(a.shape, np.dtype(a.dtype)) for p, a in zip(places, traced.shared, strict=True)]
@@ -117,8 +119,8 @@ def steps(
         state.append(array)
         before.extend(array.ravel())
     words = [g.input("key", np.uint32, CONSTANT, i) for i in (0, 1)]
-    words += [g.input("chain", np.uint32, CHAIN, i) for i in (0, 1)]
-    words += [g.input("clock", np.uint32, STEP, i) for i in (0, 1)]
+    words += [g.input("chain", np.uint32, rate, i) for i, rate in enumerate((OWN, CONSTANT if near else OWN))]
+    words += [g.input("clock", np.uint32, rate, i) for i, rate in enumerate((STEP, CONSTANT))]
     drawn = evaluate(g, traced.draws, *(_scalar(w) for w in words))
     if traced.order is not None:
         drawn.append(traced.order.indices(g)[None])

@@ -1,7 +1,8 @@
 """Scalars of one chain: nodes of a graph, made once each, with constants folded and multiply-adds fused.
 
-A node is an operation on other nodes. Its *rate* says how often its value changes: never within a launch (`CONSTANT`: a
-learning rate, an entry of a matrix), with the step (`STEP`: the step number), or with the chain (`CHAIN`).
+A node is an operation on other nodes. Its *rate* says with what its value changes: with nothing within a launch (`CONSTANT`: a
+learning rate, an entry of a matrix), with the step (`STEP`: the step number), with the chain (`OWN`: its number), or with both
+(`CHAIN`: its state).
 
 Products are fused into the sum that uses them here, and nowhere else: the bits of a chain then do not depend on what a
 compiler makes of the code around it.
@@ -9,12 +10,14 @@ compiler makes of the code around it.
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-CONSTANT, STEP, CHAIN = range(3)
+CONSTANT, STEP, OWN, CHAIN = range(4)  # a bit for the step, a bit for the chain
 
 
 class Unsupported(NotImplementedError):
@@ -37,6 +40,11 @@ class Node:
     def value(self) -> Any:
         """The value of a literal, as a NumPy scalar of its dtype."""
         return self.args[0]
+
+    @property
+    def wide(self) -> bool:
+        """Whether chains differ in it."""
+        return self.rate & OWN != 0
 
     def __repr__(self) -> str:
         inner = ", ".join(f"%{a.number}" if isinstance(a, Node) else repr(a) for a in self.args)
@@ -97,7 +105,7 @@ class Graph:
             return simple
         if name in self.functions and dtype == np.float32:
             return self.functions[name](self, *args)
-        return self._node(name, dtype, args, max((a.rate for a in args if isinstance(a, Node)), default=CONSTANT))
+        return self._node(name, dtype, args, _rate(args))
 
     def _node(self, name: str, dtype: np.dtype, args: tuple, rate: int) -> Node:
         key = (name, dtype, *(a.number if isinstance(a, Node) else ("static", a) for a in args))
@@ -179,7 +187,7 @@ class Graph:
         if name not in ("add", "sub"):
             return None
         x, y = args
-        rate = max(x.rate, y.rate)
+        rate = x.rate | y.rate
         if y.op == "mul" and y.rate == rate:
             factor = y.args[0] if name == "add" else self.op("neg", dtype, y.args[0])
             return self.op("fma", dtype, factor, y.args[1], x)
@@ -211,7 +219,7 @@ class Graph:
 
 
 def _rate(args: tuple) -> int:
-    return max((a.rate for a in args if isinstance(a, Node)), default=CONSTANT)
+    return functools.reduce(operator.or_, (a.rate for a in args if isinstance(a, Node)), CONSTANT)
 
 
 def _power_of_two(value: Any) -> bool:

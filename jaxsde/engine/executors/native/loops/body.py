@@ -44,7 +44,7 @@ class Body:
     def put(self, buffer: Buffer, at: At, base: Node, node: Node) -> None:
         """Writes an entry whose place is another one for each chain."""
         n, b, scalar = self.nests, self.nests.body, TYPES[buffer.dtype.name]
-        if base.rate != CHAIN:
+        if not base.wide:
             (name,) = self.need([node])
             start = b.let(f"sext i32 {self.printer.scalar(base)} to i64")
             return b.store(scalar, name, n.address(buffer, at, start))
@@ -74,14 +74,14 @@ class _Printer(Printer):
             self.names[node.number] = n.known[node.op, node.args[0] if node.args else 0]
         elif node.op == "cell":
             buffer, at, *base = node.args
-            if base and base[0].rate == CHAIN:
+            if base and base[0].wide:
                 self.names[node.number] = self._own(buffer, at, base[0])
             else:
                 start = b.let(f"sext i32 {self.use(base[0], False)} to i64") if base else None
                 self.names[node.number] = b.load(scalar, n.address(buffer, at, start))
         elif node.op == "datum":
             leaf, at, *base = node.args
-            if base and base[0].rate == CHAIN:
+            if base and base[0].wide:
                 self.names[node.number] = self._row(leaf, at, base[0], scalar)
             else:
                 shift = n.number(at)

@@ -145,7 +145,7 @@ def _picked(
         def entry(g: Graph, *nodes: Node) -> Node:
             where = rule(g, *nodes)
             shared = isinstance(view.source, int | str)
-            rate = max(STEP, where.rate) if shared else CHAIN
+            rate = STEP | where.rate if shared else CHAIN
             value = g.input("datum" if shared else "cell", view.dtype, rate, view.source, at, where)
             if fill is None:
                 return value

@@ -36,7 +36,7 @@ def source(traced: block.Traced, limit: float, lanes: int, machine: Machine) -> 
 class _Kernel:
     def __init__(self, traced: block.Traced, limit: float, lanes: int, machine: Machine):
         self.traced, self.limit, self.machine = traced, limit, machine
-        self.p, self.b = Writer(lanes, machine.bits), Writer(lanes, machine.bits)
+        self.p, self.b = (Writer(lanes, machine.bits, machine.x86) for _ in range(2))
         self.b.declarations, self.b.helpers = self.p.declarations, self.p.helpers
         self.p.fresh = 1_000_000  # names of the two writers stay apart
         self.loaded: dict[Any, str] = {}
