@@ -67,13 +67,15 @@ def test_words_of_numbers_and_clock_carry(name):
     at = {"first_chain": 2**32 - 20, "first_step": 2**32 - 9}
     found = native(chain, x0, **at)
     np.testing.assert_allclose(found, js.advance(chain, x0, key=KEY, steps=21, **at), atol=2e-5)
+    np.testing.assert_array_equal(jax.jit(lambda c, x: native(c, x, **at))(chain, x0), found)
     first = native(chain, x0, **at, steps=9)
     again = native(chain, first, first_chain=2**32 - 20, first_step=2**32, steps=12)
     if name not in ("adam", "underdamped"):  # whose momenta start anew
         np.testing.assert_array_equal(again, found)
     below = native(chain, x0[:20], first_chain=2**32 - 20, first_step=2**32 - 9)
     np.testing.assert_array_equal(below, found[:20])  # one upper word: other code
-    assert not np.allclose(native(chain, x0, first_chain=2**32 - 20, first_step=-9 % 2**31), found)
+    stuck = native(chain, first, first_chain=2**32 - 20, first_step=0, steps=12)
+    assert not np.allclose(stuck, again)  # the upper word of the clock counts
 
 
 @pytest.mark.parametrize("name", ["sgd", "reshuffled"])

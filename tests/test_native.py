@@ -320,7 +320,7 @@ def test_the_code_compiles_for_other_processors(name, loss, sampling):
     chain = js.sgd(js.finite_sum(function, (X, target), start), learning_rate=0.05, batch_size=2, sampling=sampling)
     state = jax.eval_shape(chain.init, jax.ShapeDtypeStruct((chain.dim,), np.float32))
     plan = native._Plan(chain, state, np.dtype(np.float32))
-    module = llvm.parse_assembly(kernel.source(*plan.graphs.near, 16, machine, True))
+    module = llvm.parse_assembly(kernel.source(*plan.graphs.near, 16, machine))
     module.verify()
     maker = llvm.Target.from_triple(machine.triple).create_target_machine(machine.name, opt=3, reloc="pic", codemodel="small")
     assert word in maker.emit_assembly(module)

@@ -98,7 +98,7 @@ class _Plan:
         if (width, near) not in self.codes:
             if self.graphs is not None:
                 graphs = self.graphs.near if near else self.graphs.far()
-                self.codes[width, near] = _Code(kernel.source(*graphs, width, machine, near), width, 0)
+                self.codes[width, near] = _Code(kernel.source(*graphs, width, machine), width, 0)
             else:
                 printed = self.printed.pop(width, None) or loops.source(self.traced, self.limit, width, machine)
                 source, scratch = printed
@@ -245,7 +245,7 @@ class Program:
             while step < last:
                 first_look = (step // self.every + 1) * self.every  # counted from the clock
                 stop = min(last, first_look + (self.samples - 1) * self.every) if looking else last
-                stop = min(stop, memory.turn(clock + step) - clock)
+                stop = min(stop, kernel.turn(clock + step) - clock)
                 due = (stop - first_look) // self.every + 1 if looking and stop >= first_look else 0
                 code.call(
                     ctypes.addressof(rows), ctypes.addressof(shared), *(a[start:].ctypes.data for a in each), out.ctypes.data,

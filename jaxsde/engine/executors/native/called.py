@@ -16,7 +16,7 @@ from jaxtyping import Array
 
 from ....types import Chain
 from ... import layout
-from . import memory, plan_of
+from . import kernel, memory, plan_of
 
 _WIDEST = 8192  # chains that one thread takes at a time
 _NEVER = 1 << 62
@@ -28,8 +28,8 @@ def advance(chain: Chain, x0: Array, words: Any, steps: int, first_chain: int, f
     one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), state)
     count, size = x0.shape[0], -(-x0.shape[0] // layout.workers("cpu"))
     lanes = layout.padded(min(_WIDEST, max(size, 1)))
-    plan = plan_of(chain, one, x0.dtype)
-    plan.code(lanes)  # compiled now
+    near = first_chain >> 32 == first_chain + max(count - 1, 0) >> 32
+    code = plan_of(chain, one, x0.dtype).code(lanes, near)
     held, structure = jax.tree.flatten(state)
     shared = jax.tree.leaves(chain)
     own = [a.ndim for a in (words, *shared, *held)]  # axes of a leaf; those before them are of `vmap`
@@ -49,7 +49,7 @@ def advance(chain: Chain, x0: Array, words: Any, steps: int, first_chain: int, f
             at, begin = task
             some = slice(begin, min(begin + lanes, count))
             mine = memory.tables([a[at] for a in leaves]) if tables is None else tables
-            done = _run(plan, mine, key[at], [a[at][some] for a in starts], first_chain + begin, first_step, steps, lanes)
+            done = _run(code, mine, key[at], [a[at][some] for a in starts], first_chain + begin, first_step, steps, lanes)
             alive[at][some] = done.alive
             for out, new in zip(results, done.state, strict=True):
                 out[at][some] = new
@@ -77,7 +77,7 @@ class _Part(NamedTuple):
 
 
 def _run(
-    plan: Any, tables: list, key: np.ndarray, state: list, first_chain: int, first_step: int, steps: int, lanes: int
+    code: Any, tables: list, key: np.ndarray, state: list, first_chain: int, first_step: int, steps: int, lanes: int
 ) -> _Part:
     """At most `lanes` chains, numbered from `first_chain`; the lanes that they leave empty run along as copies of the first."""
     size = len(state[0])
@@ -87,12 +87,11 @@ def _run(
     rows = [np.array(a[which].reshape(lanes, -1).T, memory.row_bytes(a.dtype), order="C") for a in state]
     alive, survived = np.ones(lanes, np.uint8), np.zeros(lanes, np.uint32)
     state_at, tables_at = memory.pointers([row for r in rows for row in r]), memory.pointers(tables)
-    code = plan.code(lanes, bool((high == high[0]).all()))
     scratch = memory.aligned(code.scratch)
     each = (low, high, alive, survived, survived, survived)  # nobody looks, so nothing is written to the last two
     step, last = first_step, first_step + steps
     while step < last:
-        stop = min(last, memory.turn(step))
+        stop = min(last, kernel.turn(step))
         code.call(
             ctypes.addressof(state_at), ctypes.addressof(tables_at), *(a.ctypes.data for a in each), lanes,
             int(key[0]), int(key[1]), step, stop, _NEVER, _NEVER, 0, lanes, scratch.ctypes.data,

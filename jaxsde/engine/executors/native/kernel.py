@@ -24,7 +24,7 @@ ARGUMENTS = (
 )
 
 
-def source(fast: Steps, masked: Steps, lanes: int, machine: Machine, near: bool) -> str:
+def source(fast: Steps, masked: Steps, lanes: int, machine: Machine) -> str:
     """The module, as text: one function `advance` for vectors of `lanes` chains. Its arguments (`ARGUMENTS`):
 
     state, tables      pointers to the rows of the state, [chains] each, and to the arrays that chains share
@@ -32,16 +32,21 @@ def source(fast: Steps, masked: Steps, lanes: int, machine: Machine, near: bool)
     alive, survived    bytes and uint32, read and written
     out, out_alive     positions [chains / width, room, d, width] and whether the chain lived, bytes [chains / width, room, width]:
                        room for so many samples of a number of chains that lie side by side
-    first … last       the steps to take, all with one upper word; the statistics look `until` steps after `first`, then every
+    first … last       the steps to take, none beyond `turn(first)`; the statistics look `until` steps after `first`, then every
                        `every` steps
     scratch            memory that this kernel does without
     """
-    return _Kernel(fast, masked, lanes, machine, near).text()
+    return _Kernel(fast, masked, lanes, machine).text()
+
+
+def turn(step: int) -> int:
+    """The first step after this one with another upper word, where a call of the code has to end."""
+    return (step | 0xFFFFFFFF) + 1
 
 
 class _Kernel:
-    def __init__(self, fast: Steps, masked: Steps, lanes: int, machine: Machine, near: bool):
-        self.fast, self.masked, self.lanes, self.attributes, self.near = fast, masked, lanes, machine.attributes, near
+    def __init__(self, fast: Steps, masked: Steps, lanes: int, machine: Machine):
+        self.fast, self.masked, self.lanes, self.attributes = fast, masked, lanes, machine.attributes
         self.preamble, self.own, self.body = (Writer(lanes, machine.bits, machine.x86) for _ in range(3))
         for writer, names in ((self.own, 1_000_000), (self.preamble, 2_000_000)):  # which stay apart
             writer.declarations, writer.helpers, writer.fresh = self.body.declarations, self.body.helpers, names
@@ -104,7 +109,7 @@ class _Kernel:
         known = {
             "state": state,
             "key": ["%key0", "%key1"],
-            "chain": [chain[0], p.let("load i32, ptr %chain1") if self.near else chain[1]],
+            "chain": [chain[0], p.let("load i32, ptr %chain1") if self.fast.near else chain[1]],
             "clock": ["%clock0", "%clock1"],
             "number": numbers,
             "position": position,

@@ -1,4 +1,4 @@
-"""Arrays, and the clock, as the machine code reads them."""
+"""Arrays as the machine code reads them."""
 
 from __future__ import annotations
 
@@ -43,8 +43,3 @@ def aligned(*shape: int) -> np.ndarray:
 def pointers(arrays: list[np.ndarray], start: int = 0) -> Any:
     """Where entry `start` of each array is."""
     return (ctypes.c_void_p * max(1, len(arrays)))(*(a.ctypes.data + start * a.itemsize for a in arrays))
-
-
-def turn(step: int) -> int:
-    """The first step after this one with another upper word: a call of the code ends there."""
-    return (step | 0xFFFFFFFF) + 1

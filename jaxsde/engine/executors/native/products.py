@@ -79,7 +79,7 @@ class Words:
             same = f"splat (i64 {int(node.value)})"
             return Halves(same, same)
         if not node.wide:
-            wider = out.let(f"zext i32 {use(node, False, out)} to i64")
+            wider = out.let(f"zext i32 {use(node, False)} to i64")
             first = out.let(f"insertelement {self.kind} poison, i64 {wider}, i64 0")
             zeros = f"<{self.lanes // 2} x i32> zeroinitializer"
             same = out.let(f"shufflevector {self.kind} {first}, {self.kind} poison, {zeros}")

@@ -53,7 +53,7 @@ class Printer:
     ):
         self.graph, self.body, self.preamble, self.own = graph, body, preamble, body if own is None else own
         self.names = {node.number: name for node, name in known.items()}
-        self.splats: dict[tuple[bool, int], str] = {}
+        self.splats: dict[Writer, dict[int, str]] = {}
         self.table, self.scratch = table, scratch  # leaf -> pointer name; (type, entries) -> stack room
         self.rows: dict[tuple, list[Node]] = {}
         self.addresses: dict[int, list[str]] = {}
@@ -88,14 +88,14 @@ class Printer:
         if not wide or node.wide:
             return name
         out = self.body if out is None else out
-        key = (out is self.own, node.number)
-        if key not in self.splats:
-            self.splats[key] = out.splat(scalar, name)
-        return self.splats[key]
+        spread = self.splats.setdefault(out, {})
+        if node.number not in spread:
+            spread[node.number] = out.splat(scalar, name)
+        return spread[node.number]
 
     def forget(self) -> None:
         """What is spread from here on is spread anew: a value of one basic block need not reach the next."""
-        self.splats = {key: name for key, name in self.splats.items() if key[0] and self.own is not self.body}
+        self.splats.pop(self.body, None)
 
     def _print(self, node: Node) -> None:
         if node.op == "row" and node.wide:

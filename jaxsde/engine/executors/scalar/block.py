@@ -22,7 +22,7 @@ class Steps(NamedTuple):
 
     `state` and `after` are the scalars of the state before and after, in the order of its leaves; `positions` those of the
     position after every step, ["length d"]. `alive` promises that every step stayed inside the limit (it may be false
-    where one only came near). In a masked graph a step that is not `going`, or that leaves the limit, is not taken;
+    where one only came close). In a masked graph a step that is not `going`, or that leaves the limit, is not taken;
     `alives` and `survived` then tell exactly, after every step, whether the chain lives and how many steps it completed.
     """
 
@@ -35,6 +35,7 @@ class Steps(NamedTuple):
     alives: list[Node]
     survived: Node | None
     order: orders.Order | None
+    near: bool
 
 
 class Traced(NamedTuple):
@@ -159,7 +160,7 @@ def steps(
     if not masked:  # one operation for each component: a sum of squares is inside only where each of them is
         alive = g.op("lt", bool, g.total(squares, dtype), g.literal(0.5 * limit**2, dtype))
     after = [node for leaf in state for node in leaf.ravel()]
-    return Steps(g, traced.length, before, after, positions, alive, alives, survived, traced.order)
+    return Steps(g, traced.length, before, after, positions, alive, alives, survived, traced.order, near)
 
 
 def _scalar(node: Node) -> np.ndarray:

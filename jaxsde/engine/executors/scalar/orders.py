@@ -16,7 +16,7 @@ import numpy as np
 from .... import random
 from ....types import Draws
 from .evaluate import evaluate
-from .graph import CHAIN, CONSTANT, STEP, Graph, Node
+from .graph import CHAIN, CONSTANT, OWN, STEP, Graph, Node
 
 
 class Order(NamedTuple):
@@ -51,7 +51,7 @@ class Order(NamedTuple):
     def graph_of_keys(self) -> tuple[Graph, list[Node]]:
         """From inputs "key", "chain", "epoch" (two words each) and "lane" to four keys."""
         g = Graph()
-        rates = {"key": CONSTANT, "chain": CHAIN, "epoch": STEP}
+        rates = {"key": CONSTANT, "chain": OWN, "epoch": STEP}
         words = [g.input(name, np.uint32, rate, i) for name, rate in rates.items() for i in (0, 1)]
         return g, _evaluated(g, self.keys, *words, g.input("lane", np.uint32, STEP))
 

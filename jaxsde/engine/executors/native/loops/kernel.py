@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...scalar import block
-from ...scalar.graph import CHAIN, CONSTANT, STEP, Graph, Node
+from ...scalar.graph import CONSTANT, OWN, STEP, Graph, Node
 from .. import floats
 from ..build import Machine
 from ..kernel import ARGUMENTS
@@ -126,8 +126,8 @@ class _Kernel:
     def _step(self) -> str:
         """Prints a step, from the buffers of the old state to those of the new; whether each chain is inside."""
         n, t = self.nests, self.traced
-        word = lambda op, i, rate: scalar(lambda g: g.input(op, np.uint32, rate, i), np.uint32, rate != CHAIN)  # noqa: E731
-        words = [word(op, i, rate) for op, rate in (("key", CONSTANT), ("chain", CHAIN), ("clock", STEP)) for i in (0, 1)]
+        word = lambda op, i, rate: scalar(lambda g: g.input(op, np.uint32, rate, i), np.uint32, not rate & OWN)  # noqa: E731
+        words = [word(op, i, rate) for op, rate in (("key", CONSTANT), ("chain", OWN), ("clock", STEP)) for i in (0, 1)]
         drawn = Rules(n, stores=False).evaluate(t.draws, *words)
         drawn = [n.stored(x) if x.work else x for x in drawn]
         rules = Rules(n, stores=True)
