@@ -11,13 +11,16 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxsde.statistics import Histogram
 
-# evenly spaced but inexact in float32, far from zero, and uneven: with 64 boxes and more than 256
+# evenly spaced but inexact in float32, far from zero, and uneven: with 64 boxes and more than 256; as far from zero as an even
+# grid may be; and widths that differ by 1e-4, with edges in the middle a twentieth of a box from their places
 GRIDS = [
     np.linspace(-0.7, 0.3, 11),
     np.linspace(1000, 1001, 65),
     np.linspace(-1, 1, 65) ** 3,
     np.sort(np.random.default_rng(0).normal(size=400)),
     np.array([-1.0, 2.0]),
+    np.linspace(3000.1, 3899.7, 901),
+    np.cumsum(1 + 5e-5 * np.sign(np.arange(1001) - 500)) / 10 - 50,
 ]
 
 

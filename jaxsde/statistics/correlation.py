@@ -68,7 +68,7 @@ class Autocovariance:
     def update(self, acc: Lagged, t: Any, x: Float[Array, "c d"], alive: Bool[Array, " c"]) -> Lagged:
         lags = jnp.asarray(self.lags, jnp.int32)
         size = acc.recent.shape[1]
-        shift, y = shifted(acc.counted, acc.shift, x)
+        shift, y = shifted(acc.counted, acc.shift, x, alive)
         recent = acc.recent.at[:, acc.slot[0]].set(y)
         earlier = jnp.take(recent, (acc.slot[0] - lags) % size, axis=1)  # ["c L d"]
         # a chain has a partner `lag` samples ago once it has counted `lag` samples before this one

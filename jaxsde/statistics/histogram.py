@@ -15,9 +15,7 @@ from .sums import Count, no_count, rarely, words
 
 # Low words are emptied into the high words before they can pass this, so a scatter-add never wraps.
 LOW = 31
-# Of a box's width. `_check` takes edges as evenly spaced that are at most 4000 widths from 0 and each at most 1e-4 of a width
-# from its place; in float32 three roundings of such numbers (7e-4) and one of the guess (8000 · 2^-23 = 1e-3) come on top.
-_NEAR = 2.5e-3
+_UNEVEN = 1e-4  # of a box's width: how far from its place an edge may be in a grid that is taken as evenly spaced
 
 
 class Boxes(NamedTuple):
@@ -139,7 +137,8 @@ def _check(edges: Any, i: int) -> tuple[Any, bool]:
     if not jax.config.jax_enable_x64 and not (np.diff(e.astype(np.float32)) > 0).all():  # pyright: ignore[reportAttributeAccessIssue]
         raise ValueError(f"Histogram: edges of component {i} coincide in float32: use wider boxes or float64 (x64)")
     width = (e[-1] - e[0]) / (e.shape[0] - 1)
-    return e, bool(np.abs(np.diff(e) - width).max() < 1e-4 * width and np.abs(e).max() < 4e3 * width)
+    uneven = np.abs(e - np.linspace(e[0], e[-1], len(e))).max()
+    return e, bool(uneven < _UNEVEN * width and np.abs(e).max() < 4e3 * width)
 
 
 def _box(edges: Array, x: Array, uniform: bool) -> Array:
@@ -148,11 +147,16 @@ def _box(edges: Array, x: Array, uniform: bool) -> Array:
     if not uniform:
         i = jnp.searchsorted(edges, x, side="right", method="compare_all" if n < 256 else "scan") - 1
         return jnp.clip(i, 0, n - 1).astype(jnp.int32)
-    guess = jnp.clip((x - edges[0]) * (n / (edges[-1] - edges[0])), 0, n - 1)
+    scale = n / (edges[-1] - edges[0])
+    guess = jnp.clip((x - edges[0]) * scale, 0, n - 1)
     i = guess.astype(jnp.int32)
-    # The guess is right but near an edge: there, compare with the edges themselves.
+    # The guess is right but near an edge: there, compare with the edges themselves. Two edges are out of their places, and the
+    # roundings of edges, differences, scale and product come, in widths, to no more than 7 units in the last place of the
+    # largest edge in widths (to which half of n is at most equal).
+    largest = jnp.maximum(jnp.abs(edges[0]), jnp.abs(edges[-1])) * scale
+    reach = 2 * _UNEVEN + 8 * jnp.finfo(x.dtype).eps * largest
     beyond = guess - i.astype(x.dtype)
-    near = rarely((beyond < _NEAR) | (beyond > 1 - _NEAR))
+    near = rarely((beyond < reach) | (beyond > 1 - reach))
     moved = i - (x < edges[i]).astype(jnp.int32) + (x >= edges[i + 1]).astype(jnp.int32)
     return jnp.where(near, jnp.clip(moved, 0, n - 1), i)
 

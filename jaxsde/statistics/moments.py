@@ -29,6 +29,7 @@ from .sums import (
     integers,
     no_count,
     no_sum,
+    rarely,
     value,
     whole,
     words,
@@ -58,9 +59,9 @@ class Products(NamedTuple):
     parts: tuple[Any, ...] = ()
 
 
-def shifted(count: Count, shift: Array, x: Array) -> tuple[Array, Array]:
-    """(shift, x − shift), where a chain that has counted nothing yet takes x as its shift."""
-    fresh = ((count.lo | count.hi) == 0)[:, None]
+def shifted(count: Count, shift: Array, x: Array, alive: Array) -> tuple[Array, Array]:
+    """(shift, x − shift), where a living chain that has counted nothing yet takes x as its shift."""
+    fresh = rarely(alive & ((count.lo | count.hi) == 0))[:, None]
     shift = jnp.where(fresh, x, shift)
     return shift, x - shift
 
@@ -76,7 +77,7 @@ def _powers_init(x: Array, order: int) -> Powers:
 
 
 def _powers_update(acc: Powers, x: Array, alive: Array) -> Powers:
-    shift, y = shifted(acc.counted, acc.shift, x)
+    shift, y = shifted(acc.counted, acc.shift, x, alive)
     parts, power = [], y
     for i, part in enumerate(acc.parts):
         if i:
@@ -84,7 +85,7 @@ def _powers_update(acc: Powers, x: Array, alive: Array) -> Powers:
         parts.append(part + power)
     count = count_up(acc.counted, 1)
     sums, parts = carried(count, acc.sums, tuple(parts))
-    return Powers(*cleared((count, shift), alive), sums, parts)
+    return Powers(cleared(count, alive), shift, sums, parts)  # where nothing is counted, the rest does not matter
 
 
 def _powers_merge(acc: Powers) -> Powers:
@@ -181,12 +182,12 @@ class Covariance:
         return Products(no_count((c,)), jnp.zeros_like(x), *sums, tuple(s.hi for s in sums))
 
     def update(self, acc: Products, t: Any, x: Float[Array, "c d"], alive: Bool[Array, " c"]) -> Products:
-        shift, y = shifted(acc.counted, acc.shift, x)
+        shift, y = shifted(acc.counted, acc.shift, x, alive)
         count = count_up(acc.counted, 1)
         i, j = np.triu_indices(x.shape[1])
         parts = acc.parts[0] + y, acc.parts[1] + y[:, i] * y[:, j]
         (first, second), parts = carried(count, (acc.first, acc.second), parts)
-        return Products(*cleared((count, shift), alive), first, second, parts)
+        return Products(cleared(count, alive), shift, first, second, parts)
 
     def merge(self, acc: Products) -> Products:
         n = integers(acc.counted).astype(np.float64)[:, None]

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from ..struct import static, struct
-from .sums import Count, cleared, count_up, integers, no_count, words
+from .sums import Count, cleared, count_up, integers, no_count, rarely, words
 
 
 class Range(NamedTuple):
@@ -33,7 +33,7 @@ class Extremes:
         return Range(no_count(x.shape[:1]), jnp.zeros_like(x), jnp.zeros_like(x))
 
     def update(self, acc: Range, t: Any, x: Float[Array, "c d"], alive: Bool[Array, " c"]) -> Range:
-        fresh = ((acc.counted.lo | acc.counted.hi) == 0)[:, None]
+        fresh = rarely(alive & ((acc.counted.lo | acc.counted.hi) == 0))[:, None]
         low = jnp.where(fresh, x, jnp.minimum(acc.low, x))
         high = jnp.where(fresh, x, jnp.maximum(acc.high, x))
         return cleared(Range(count_up(acc.counted, 1), low, high), alive)
