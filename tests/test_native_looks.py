@@ -75,6 +75,31 @@ def test_chains_that_leave_the_numbers_are_left_out():
     assert inside[0] == inside[1] > 0
 
 
+@pytest.mark.parametrize("dim", [1, 7])
+def test_many_numbers_and_functions_of_the_position(dim):
+    """More numbers than registers, taken in in groups, and functions that are too long to be worked out for each group."""
+
+    def long(x):
+        for _ in range(12):
+            x = jnp.tanh(x) + 0.5 * jnp.roll(x, 1) ** 2
+        return jnp.stack([jnp.sum(x), jnp.sum(x**2), x[0], x[-1] ** 2, jnp.sum(x) ** 2])
+
+    wild = js.potential(lambda x: jnp.sum(x**2) / 2 - jnp.sum(x**4) / 12, np.zeros(dim), noise_covariance=0.5)
+    statistics = {
+        "spread": js.Covariance(), "range": js.Extremes(), "long": js.of(long, js.Moments(4)), "loss": js.MeanLoss(wild),
+        "first": js.FirstPassage(lambda x: x[0] > 0.8),
+    }  # fmt: skip
+    x, dtype = jax.ShapeDtypeStruct((dim,), np.float32), np.dtype(np.float32)
+    assert looks(statistics, x, dtype).own == sorted(statistics)
+    chain = js.sgd(wild, learning_rate=0.1)
+    ours, reference = (run(e, chain, statistics, every=2, steps=400, burn_in=3) for e in ("native", "vmap"))
+    assert 0 < ours.diverged.sum() < 333
+    np.testing.assert_array_equal(ours.diverged, reference.diverged)
+    for name in statistics:
+        for a, b in zip(leaves(ours, [name]), leaves(reference, [name]), strict=True):
+            np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-4 * np.abs(b).max(initial=1.0))
+
+
 def test_what_goes_where():
     x, dtype = jax.ShapeDtypeStruct((2,), np.float32), np.dtype(np.float32)
     code = looks(STATISTICS, x, dtype)
@@ -96,18 +121,14 @@ def test_counts_are_exact_where_a_launch_passes_the_words(monkeypatch):
     emptied = []
     settle = Looking._settle
     monkeypatch.setattr(Looking, "_settle", lambda self: emptied.append(self.pending) or settle(self))
-    histogram = {"boxes": js.Histogram(np.linspace(-9, 9, 3), components=0)}
-    x, dtype = jax.ShapeDtypeStruct((2,), np.float32), np.dtype(np.float32)
-    code = looks(histogram, x, dtype)
-    rows = jax.tree.map(lambda a: np.asarray(a)[None], histogram["boxes"].init(jnp.zeros((16, 2))))
-    looking = Looking(code, histogram, {"boxes": rows}, 16, 1)
-    see, seen = looking.part(slice(0, 16)), 0
-    looking.pending = (1 << 32) - 200
-    for samples in (10, 10):
-        see(np.zeros((1, samples, 2, 16), np.float32), np.ones((1, samples, 16), np.uint8), np.zeros(samples, np.float32))
-        seen += 16 * samples
-    done = looking.done()["boxes"]
-    assert len(emptied) == 2 and int(histogram["boxes"].counts(jax.tree.map(lambda a: a[0], done)).sum()) == seen
+    histogram = {"boxes": js.Histogram(np.linspace(-1, 1, 5), components=0)}
+    counts = leaves(run(statistics=histogram), ["boxes"])
+    at_once = len(emptied)
+    room = 30_000  # less than two calls of the code see
+    monkeypatch.setitem(Looking.advance.__globals__, "_COUNTED", room)
+    for a, b in zip(counts, leaves(run(statistics=histogram), ["boxes"]), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert len(emptied) > at_once + 4 and 0 < max(emptied[at_once:]) < room
 
 
 def test_new_edges_compile_nothing():

@@ -60,10 +60,10 @@ class Products(NamedTuple):
 
 
 def shifted(count: Count, shift: Array, x: Array, alive: Array) -> tuple[Array, Array]:
-    """(shift, x − shift), where a living chain that has counted nothing yet takes x as its shift."""
+    """(shift, x − shift), where a living chain that has counted nothing yet takes x as its shift; of others, (shift, 0)."""
     fresh = rarely(alive & ((count.lo | count.hi) == 0))[:, None]
     shift = jnp.where(fresh, x, shift)
-    return shift, x - shift
+    return shift, jnp.where(alive[:, None], x - shift, jnp.zeros((), x.dtype))
 
 
 def share(part: np.ndarray, total: np.ndarray) -> np.ndarray:

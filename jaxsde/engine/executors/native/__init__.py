@@ -24,15 +24,17 @@ from ..tile import Span, Tile, divergence_limit, number, observe
 from ..xla import compiled, memory_bytes
 from . import build, floats, kernel, loops, memory
 from .looks import Looking, looks
+from .seen import LANES
 
-_BUFFER_BYTES = 1 << 20  # of positions, between two looks of the statistics
-_SAMPLES = 64
+_BUFFER_BYTES = 1 << 20  # of the positions of a tile, between two looks of XLA
+_SAMPLES = 64  # between two looks of the statistics
 _LONGEST, _SHORT = 32, 2000  # steps that are taken together, and their operations
 _SCALARS = 7_000  # a step of more operations than this is faster, and much sooner compiled, as loops
 _MOST = 16_000  # where there are no loops: beyond, a compiler would take longer than the run
 WIDEST = 64  # chains that a tile may have however large their steps: it is worked through vector by vector
+_NEVER = 1 << 62  # steps until a look
 _SCRATCH_BYTES = 1 << 20  # of two vectors of chains side by side
-_ARGUMENTS = (*[ctypes.c_void_p] * 8, ctypes.c_int64, ctypes.c_uint32, ctypes.c_uint32, *[ctypes.c_int64] * 6, ctypes.c_void_p)
+_ARGUMENTS = (*[ctypes.c_void_p] * 8, *[ctypes.c_int64] * 2, *[ctypes.c_uint32] * 2, *[ctypes.c_int64] * 5, ctypes.c_void_p)
 
 
 def refuses(chain: Any, state: Any, dtype: Any, platform: str, *, wanted: bool) -> str | None:
@@ -81,15 +83,14 @@ class _Plan:
     def _in_loops(self, traced: block.Traced) -> None:
         self.traced = traced
         self.dim = int(np.prod(traced.position.out_avals[0].shape))
-        lanes = build.machine().lanes(self.dtype.itemsize)
-        printed = loops.source(traced, self.limit, lanes, build.machine())  # `Unsupported` now, not when it is to run
-        self.printed = {lanes: printed}
+        printed = loops.source(traced, self.limit, LANES, build.machine())  # `Unsupported` now, not when it is to run
+        self.printed = {LANES: printed}
         self.vectors = 2 if 2 * printed[1] <= _SCRATCH_BYTES else 1
 
     def code(self, lanes: int, near: bool = True) -> _Code:
         """The code for tiles of `lanes` chains, whose numbers have the same upper word if they are `near`: all that there are,
         but for a tile in which a number passes 2^32."""
-        machine, width = build.machine(), 16
+        machine, width = build.machine(), LANES
         wanted = self.vectors * machine.lanes(self.dtype.itemsize)
         while width < wanted and lanes % (2 * width) == 0:
             width *= 2
@@ -139,7 +140,8 @@ class _Code:
 
     def __init__(self, source: str, width: int, scratch: int):
         self.built, self.width, self.scratch = build.build(source), width, scratch
-        self.call = ctypes.CFUNCTYPE(None, *_ARGUMENTS)(self.built.address("advance"))
+        self.address = self.built.address("advance")
+        self.call = ctypes.CFUNCTYPE(None, *_ARGUMENTS)(self.address)
 
 
 plan_of = Plans(_Plan)
@@ -162,13 +164,11 @@ class Program:
         if statistics:
             x = jax.ShapeDtypeStruct((plan.dim,), self.dtype)
             self.looks = looks(statistics, x, self.dtype)
-            self.samples = _SAMPLES
-            self.part = min(self.lanes, max(1, _BUFFER_BYTES // (_SAMPLES * each * self.code.width)) * self.code.width)
+            self.samples, self.part = _SAMPLES, self.code.width
         if rest := self._rest(statistics):
             self.samples, self.part = max(1, min(_SAMPLES, _BUFFER_BYTES // (each * self.lanes))), self.lanes
             shapes = [
-                jax.ShapeDtypeStruct((self.samples, plan.dim, self.lanes), self.dtype),
-                jax.ShapeDtypeStruct((self.samples, self.lanes), bool),
+                *(jax.ShapeDtypeStruct(shape, kind) for shape, kind in zip(self._shapes(), (self.dtype, bool), strict=True)),
                 jax.ShapeDtypeStruct((), np.int32),
                 jax.ShapeDtypeStruct((), np.int32),
             ]
@@ -215,60 +215,72 @@ class Program:
         ]
         return Tile(structure.unflatten(back), accumulators, alive & (held.alive != 0), survived)
 
+    def _shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Of the buffer: positions, and whether the chains live."""
+        blocks = self.part // LANES
+        return (blocks, self.samples, self.dim, LANES), (blocks, self.samples, LANES)
+
     def _run(
         self, chain: Any, statistics: Any, tables: list, words: Any, span: Span, ids: Any, held: Tile, alive: np.ndarray
     ) -> Any:
-        """Part of the tile after part: the kernel over the span, and the statistics whenever the buffer is full."""
+        """The kernel over the span, and the statistics whenever the buffer is full."""
         accumulators, rest = held.accumulators, self._rest(statistics)
         looking = bool(statistics) and bool(span.collect)
         ours = None
         if looking and self.looks is not None and self.looks.call:
             ours = Looking(self.looks, statistics, accumulators, self.lanes, self.rows)
-        clock = int(span.clock.step[0]) + (int(span.clock.step[1]) << 32)
-        dt, begin = np.asarray(chain.dt, self.dtype), np.asarray(number(span.clock, self.dtype))
-        shared, state = memory.pointers(tables), [row for r in held.state for row in r]
         near = bool((ids[1] == ids[1][0]).all())
         code = self.code if near else self.plan.code(self.lanes, near)
-        never, scratch = 1 << 62, memory.aligned(code.scratch)
-        memory_of = np.empty(self.samples * self.dim * self.part, self.dtype), np.empty(self.samples * self.part, np.uint8)
-        for start in range(0, self.lanes, self.part):
-            part = slice(start, min(start + self.part, self.lanes))
-            size = part.stop - start
-            # The code keeps the samples of a vector of chains together; XLA wants all chains side by side.
-            width = size if rest else self.code.width
-            out = memory_of[0][: self.samples * self.dim * size].reshape(-1, self.samples, self.dim, width)
-            seen = memory_of[1][: self.samples * size].reshape(-1, self.samples, width)
-            living = None if alive[part].all() else alive[part].reshape(-1, 1, width).view(np.uint8)
-            rows, see = memory.pointers(state, start), ours.part(part) if ours is not None else None
-            each = (ids[0], ids[1], held.alive, held.survived)
-            step, last = int(span.begin), int(span.end)
-            while step < last:
-                first_look = (step // self.every + 1) * self.every  # counted from the clock
-                stop = min(last, first_look + (self.samples - 1) * self.every) if looking else last
-                stop = min(stop, kernel.turn(clock + step) - clock)
-                due = (stop - first_look) // self.every + 1 if looking and stop >= first_look else 0
-                code.call(
-                    ctypes.addressof(rows), ctypes.addressof(shared), *(a[start:].ctypes.data for a in each), out.ctypes.data,
-                    seen.ctypes.data, size, int(words[0]), int(words[1]), clock + step, clock + stop,
-                    first_look - step if looking else never, self.every if looking else never,
-                    self.samples, width, scratch.ctypes.data,
-                )  # fmt: skip
-                if due:
-                    if living is not None:
-                        np.bitwise_and(seen, living, out=seen)
-                    if see is not None:
-                        steps = (first_look + self.every * np.arange(due)).astype(self.dtype)
-                        see(out, seen, (begin + steps) * dt)
-                    if rest:
-                        assert self.look is not None
-                        full = np.zeros(seen.shape[1:], bool)
-                        full[:due] = seen[0, :due] != 0
-                        found = self.look(
-                            chain, rest, self._rest(accumulators), span.clock, out[0], full, np.int32(first_look), np.int32(due)
-                        )
-                        accumulators = {**accumulators, **jax.block_until_ready(found)}  # before the buffer is written again
-                step = stop
+        out, seen = (np.empty(shape, kind) for shape, kind in zip(self._shapes(), (self.dtype, np.uint8), strict=True))
+        shared, state, scratch = (
+            memory.pointers(tables), memory.pointers([row for r in held.state for row in r]), memory.aligned(code.scratch)
+        )  # fmt: skip
+        kernel_takes = (
+            ctypes.addressof(state), ctypes.addressof(shared),
+            *(a.ctypes.data for a in (*ids, held.alive, held.survived, out, seen)),
+        )  # fmt: skip
+        key, living = (int(words[0]), int(words[1])), alive.view(np.uint8)
+        schedule, first_looks, times = self._schedule(chain, span, looking)
+        if ours is not None and not rest:
+            given = (*kernel_takes, self.lanes, self.part, *key, self.every, self.samples, scratch.ctypes.data)
+            ours.advance(code, given, living, times, schedule)
+            return {**accumulators, **ours.done()}
+        for entry, first_look in zip(schedule, first_looks, strict=True):
+            first, last, until, due = (int(n) for n in entry)
+            if ours is not None:
+                given = (*kernel_takes, self.lanes, self.lanes, *key, self.every, self.samples, scratch.ctypes.data)
+                ours.advance(code, given, living, times, entry[None])
+                times = times[due:]
+            else:
+                code.call(*kernel_takes, 0, self.lanes, *key, first, last, until, self.every, self.samples, scratch.ctypes.data)
+            if rest and due:
+                assert self.look is not None
+                full = (seen != 0) & alive.reshape(-1, 1, LANES)
+                found = self.look(
+                    chain, rest, self._rest(accumulators), span.clock, out, full, np.int32(first_look), np.int32(due)
+                )
+                accumulators = {**accumulators, **jax.block_until_ready(found)}  # before the buffer is written again
         return accumulators if ours is None else {**accumulators, **ours.done()}
+
+    def _schedule(self, chain: Any, span: Span, looking: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(first step, last, steps until the first look, looks) of each call [calls, 4]: no more looks than the buffer has room
+        for, and none beyond a `turn`; the first look of each, counted from the clock; and the times of all looks."""
+        clock = int(span.clock.step[0]) + (int(span.clock.step[1]) << 32)
+        begin, last, every = int(span.begin), int(span.end), self.every
+        first_look = (begin // every + 1) * every
+        full = np.arange(first_look + (self.samples - 1) * every, last if looking else 0, self.samples * every)
+        turns, turn = [], kernel.turn(clock + begin) - clock
+        while turn < last:
+            turns.append(turn)
+            turn = kernel.turn(clock + turn) - clock
+        stops = np.union1d(np.append(full, last), np.array(turns, np.int64)).astype(np.int64)
+        starts = np.append(np.int64(begin), stops[:-1])
+        looks = (starts // every + 1) * every
+        due = np.maximum((stops - looks) // every + 1, 0) if looking else np.zeros_like(stops)
+        until = looks - starts if looking else np.full_like(stops, _NEVER)
+        dt, number_of = np.asarray(chain.dt, self.dtype), np.asarray(number(span.clock, self.dtype))
+        times = (number_of + np.arange(first_look, last + 1 if looking else 0, every).astype(self.dtype)) * dt
+        return np.stack([clock + starts, clock + stops, until, due], axis=1), looks, np.ascontiguousarray(times)
 
 
 def _look(
@@ -290,8 +302,9 @@ def _look(
 
     def one(i: Any, accumulators: Any) -> Any:
         time = (begin + (first + i * every).astype(dtype)) * dt
-        x = lax.dynamic_index_in_dim(out, i, keepdims=False).T
-        return observe(statistics, accumulators, time, x, lax.dynamic_index_in_dim(alive, i, keepdims=False), rows)
+        x, living = (lax.dynamic_index_in_dim(a, i, axis=1, keepdims=False) for a in (out, alive))
+        x = jnp.swapaxes(x, 1, 2).reshape(-1, x.shape[1])
+        return observe(statistics, accumulators, time, x, living.reshape(-1), rows)
 
     return lax.fori_loop(0, due, one, accumulators)
 

@@ -93,8 +93,8 @@ def _run(
     while step < last:
         stop = min(last, kernel.turn(step))
         code.call(
-            ctypes.addressof(state_at), ctypes.addressof(tables_at), *(a.ctypes.data for a in each), lanes,
-            int(key[0]), int(key[1]), step, stop, _NEVER, _NEVER, 0, lanes, scratch.ctypes.data,
+            ctypes.addressof(state_at), ctypes.addressof(tables_at), *(a.ctypes.data for a in each), 0, lanes,
+            int(key[0]), int(key[1]), step, stop, _NEVER, _NEVER, 0, scratch.ctypes.data,
         )  # fmt: skip
         step = stop
     return _Part([r.T[:size].reshape(a.shape) for r, a in zip(rows, state, strict=True)], alive[:size] != 0)

@@ -13,25 +13,27 @@ from __future__ import annotations
 from ..scalar.block import Steps
 from ..scalar.graph import Node
 from .build import Machine
+from .seen import Seen
 from .shuffled import Shuffled
 from .vectors import TYPES, Printer
 from .writer import Writer, stored
 
 ARGUMENTS = (
     "ptr noalias %state, ptr noalias %tables, ptr noalias %chain0, ptr noalias %chain1, ptr noalias %alive, "
-    "ptr noalias %survived, ptr noalias %out, ptr noalias %out_alive, i64 %chains, i32 %key0, i32 %key1, i64 %first, "
-    "i64 %last, i64 %until, i64 %every, i64 %room, i64 %width, ptr noalias %scratch"
+    "ptr noalias %survived, ptr noalias %out, ptr noalias %out_alive, i64 %begin, i64 %end, i32 %key0, i32 %key1, i64 %first, "
+    "i64 %last, i64 %until, i64 %every, i64 %room, ptr noalias %scratch"
 )
 
 
 def source(fast: Steps, masked: Steps, lanes: int, machine: Machine) -> str:
     """The module, as text: one function `advance` for vectors of `lanes` chains. Its arguments (`ARGUMENTS`):
 
+    begin … end        the chains of the tile to take; what is said of chains below has an entry for each of the tile
     state, tables      pointers to the rows of the state, [chains] each, and to the arrays that chains share
     chain0, chain1     the two words of each chain's number; of `near` chains, the second is one
     alive, survived    bytes and uint32, read and written
-    out, out_alive     positions [chains / width, room, d, width] and whether the chain lived, bytes [chains / width, room, width]:
-                       room for so many samples of a number of chains that lie side by side
+    out, out_alive     positions [(end - begin) / LANES, room, d, LANES] and whether the chain lived, bytes without the d: room for
+                       so many samples (`seen.py`)
     first … last       the steps to take, none beyond `turn(first)`; the statistics look `until` steps after `first`, then every
                        `every` steps
     scratch            memory that this kernel does without
@@ -69,9 +71,8 @@ class _Kernel:
         p.line(f"%clock1 = trunc i64 {p.let('lshr i64 %first, 32')} to i32")
 
         b.label("vector")
-        b.line("%i = phi i64 [ 0, %entry ], [ %i.next, %store ]")
-        b.line("%column = urem i64 %i, %width")
-        b.line(f"%rows = mul i64 {b.let('udiv i64 %i, %width')}, %room")  # samples of the blocks before
+        b.line("%i = phi i64 [ %begin, %entry ], [ %i.next, %store ]")
+        self.seen = Seen(b, len(self.fast.positions[0]), self._real())
         before = []
         for r, scalar in enumerate(scalars):
             before.append(b.load(scalar, b.let(f"getelementptr {stored(scalar)}, ptr {self.rows[r]}, i64 %i")))
@@ -145,7 +146,7 @@ class _Kernel:
         b.store("i32", "%done.next", b.let("getelementptr i32, ptr %survived, i64 %i"))
         b.store("i1", "%living.next", b.let("getelementptr i8, ptr %alive, i64 %i"))
         b.line(f"%i.next = add i64 %i, {self.lanes}")
-        b.line("%again = icmp slt i64 %i.next, %chains")
+        b.line("%again = icmp slt i64 %i.next, %end")
         b.line("br i1 %again, label %vector, label %exit")
         b.label("exit")
         b.line("ret void")
@@ -174,7 +175,7 @@ class _Kernel:
         for j, position in enumerate(steps.positions):
             at = self._need(self.fast_printer, position)
             due = b.let(f"icmp eq i64 {wait}, 1")
-            wait, slot = self._sample(f"fast{j}", due, at, position, slot, wait, None)
+            wait, slot = self._sample(f"fast{j}", due, at, slot, wait, None)
         return self._need(self.fast_printer, steps.after), wait, slot
 
     def _masked(self, known: dict[str, list[str]]) -> tuple[list[str], str, str, str, str]:
@@ -191,14 +192,14 @@ class _Kernel:
             at = self._need(printer, position)
             living = self._need(printer, [steps.alives[j]])[0]
             due = b.let(f"and i1 {going[j]}, {b.let(f'icmp eq i64 {wait}, 1')}")
-            after, slot = self._sample(f"masked{j}", due, at, position, slot, wait, living)
+            after, slot = self._sample(f"masked{j}", due, at, slot, wait, living)
             wait = b.let(f"select i1 {going[j]}, i64 {after}, i64 {wait}")
         assert steps.survived is not None
         alive, survived = self._need(printer, [steps.alive, steps.survived])
         return self._need(printer, steps.after), alive, survived, wait, slot
 
     def _sample(
-        self, label: str, due: str, values: list[str], position: list[Node], slot: str, wait: str, living: str | None
+        self, label: str, due: str, values: list[str], slot: str, wait: str, living: str | None
     ) -> tuple[str, str]:
         """Writes the positions if they are due; the new wait and the new slot."""
         b = self.body
@@ -207,15 +208,10 @@ class _Kernel:
         new_slot = b.let(f"add i64 {slot}, {b.let(f'zext i1 {due} to i64')}")
         b.line(f"br i1 {due}, label %{label}.sample, label %{label}.next")
         b.label(f"{label}.sample")
-        scalar = TYPES[position[0].dtype.name]
-        sample = b.let(f"add i64 %rows, {slot}")
+        sample = self.seen.sample(slot)
         for d, value in enumerate(values):
-            row = b.let(f"add i64 {b.let(f'mul i64 {sample}, {len(values)}')}, {d}")
-            place = b.let(f"add i64 {b.let(f'mul i64 {row}, %width')}, %column")
-            b.store(scalar, value, b.let(f"getelementptr {scalar}, ptr %out, i64 {place}"))
-        place = b.let(f"add i64 {b.let(f'mul i64 {sample}, %width')}, %column")
-        flags = "splat (i1 true)" if living is None else living
-        b.store("i1", flags, b.let(f"getelementptr i8, ptr %out_alive, i64 {place}"))
+            self.seen.component(sample, str(d), value)
+        self.seen.living(sample, "splat (i1 true)" if living is None else living)
         b.line(f"br label %{label}.next")
         b.label(f"{label}.next")
         return new_wait, new_slot

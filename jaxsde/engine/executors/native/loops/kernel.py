@@ -17,6 +17,7 @@ from ...scalar.graph import CONSTANT, OWN, STEP, Graph, Node
 from .. import floats
 from ..build import Machine
 from ..kernel import ARGUMENTS
+from ..seen import Seen
 from ..vectors import TYPES
 from ..writer import Writer, stored
 from .arrays import Array, At, Index, View, scalar
@@ -53,9 +54,8 @@ class _Kernel:
     def text(self) -> tuple[str, int]:
         n, b = self.nests, self.b
         n.label("vector")
-        b.line("%i = phi i64 [ 0, %entry ], [ %i.next, %store ]")
-        b.line("%column = urem i64 %i, %width")
-        b.line(f"%rows = mul i64 {b.let('udiv i64 %i, %width')}, %room")  # samples of the blocks before
+        b.line("%i = phi i64 [ %begin, %entry ], [ %i.next, %store ]")
+        self.seen = Seen(b, int(np.prod(self.traced.position.out_avals[0].shape)), TYPES[self.dtype.name])
         for w in (0, 1):
             b.line(f"%word{w} = {self._words(w)}")
         survived0 = b.load("i32", b.let("getelementptr i32, ptr %survived, i64 %i"))
@@ -101,7 +101,7 @@ class _Kernel:
         b.store("i1", "%living.next", b.let("getelementptr i8, ptr %alive, i64 %i"))
         n.jump("store")
         b.line(f"%i.next = add i64 %i, {b.lanes}")
-        b.line(f"br i1 {b.let('icmp slt i64 %i.next, %chains')}, label %vector, label %exit")
+        b.line(f"br i1 {b.let('icmp slt i64 %i.next, %end')}, label %vector, label %exit")
         n.label("exit")
         b.line("ret void")
 
@@ -174,18 +174,13 @@ class _Kernel:
 
     def _look(self) -> None:
         """Writes the positions where the statistics read them."""
-        b, place = self.b, self._position(self.next)
-        kind = TYPES[self.dtype.name]
-        sample = b.let("add i64 %rows, %slot")
+        place, sample = self._position(self.next), self.seen.sample("%slot")
 
         def use(body: Body, at: Index, node: Node) -> None:
-            row = b.let(f"add i64 {b.let(f'mul i64 {sample}, {place.size}')}, {self.nests.number(at[0])}")
-            where = b.let(f"add i64 {b.let(f'mul i64 {row}, %width')}, %column")
-            b.store(kind, body.need([node])[0], b.let(f"getelementptr {kind}, ptr %out, i64 {where}"))
+            self.seen.component(sample, self.nests.number(at[0]), body.need([node])[0])
 
         self.nests.each(place, use)
-        flag = b.let(f"add i64 {b.let(f'mul i64 {sample}, %width')}, %column")
-        b.store("i1", "%living.next", b.let(f"getelementptr i8, ptr %out_alive, i64 {flag}"))
+        self.seen.living(sample, "%living.next")
 
     def _transfer(self, memory: str, load: bool) -> None:
         """The rows of the state of these chains, into the memory or back."""

@@ -1,0 +1,382 @@
+"""The code by which statistics take in samples: numbers of each chain that are updated, and boxes that are counted.
+
+    for some chains, and each entry of the schedule of a launch:
+        the kernel takes steps, and leaves samples
+        for each vector of chains:
+            for each window of samples:         as far as nothing rare happens
+                for each group of numbers:      the samples of the window, the numbers in registers
+                where something rare happens:   one sample, with all that may happen
+            for each window of samples:         the boxes of all of them, then the counts
+
+The operations on a number are the same by either way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..scalar.graph import CONSTANT, Graph, Node, ordered
+from .build import Machine
+from .seen import LANES
+from .vectors import TYPES, Printer
+from .writer import Writer, stored
+
+ARGUMENTS = (
+    "ptr %kernel, ptr %state, ptr %shared, ptr %chain0, ptr %chain1, ptr %alive, ptr %survived, ptr %out, ptr %out_alive, "
+    "i64 %chains, i64 %each, i32 %key0, i32 %key1, i64 %every, i64 %room, ptr %scratch, ptr %numbers, ptr %tables, ptr %counts, "
+    "ptr %bases, ptr %living, ptr %times, ptr %schedule, i64 %entries"
+)
+_LOOK = (
+    "ptr noalias %numbers, ptr noalias %tables, ptr noalias %out, ptr noalias %out_alive, ptr noalias %counts, "
+    "ptr noalias %bases, ptr noalias %living, ptr noalias %times, i64 %begin, i64 %end, i64 %samples, i64 %room"
+)
+_WINDOW = 16  # samples that a number takes in before it goes back to memory: their positions stay in the nearest cache
+_REPEATED = 2  # times the operations of all numbers together that those of the groups may come to
+
+
+class Never(Graph):
+    """A graph in which what is rare does not happen, and which remembers when it would."""
+
+    def __init__(self, *given: Any):
+        super().__init__(*given)
+        self.flags: list[Node] = []
+
+    def op(self, name: str, dtype: Any, *args: Any) -> Node:
+        if name != "rarely":
+            return super().op(name, dtype, *args)
+        self.flags.append(args[0])
+        return self.literal(False, bool)
+
+
+class Traced(NamedTuple):
+    """The numbers of the accumulators before and after a sample, and the box of each statistic that counts."""
+
+    graph: Any
+    before: list[Node]
+    after: list[Node]
+    boxes: list[Node]
+
+
+def slot_bytes(kinds: Iterable[Any]) -> int:
+    """Room for any of the numbers of a vector of chains, which are of these types."""
+    return LANES * max((np.dtype(kind).itemsize for kind in kinds), default=1)
+
+
+def source(own: list[Traced], counting: list[Traced], dim: int, dtype: np.dtype, machine: Machine) -> str:
+    """The module, as text: one function `advance`. `own` and `counting` are graphs as they are, and as they are where nothing rare
+    happens (`Never`). Its arguments (`ARGUMENTS`):
+
+    kernel … scratch   the code that takes steps and what it is given (`kernel.source`), but for the chains and the steps
+    chains, each       how many chains the tile has, and how many of them are taken at a time: `out` has room for those
+    numbers            of each vector of chains: its numbers [numbers, LANES], a slot each
+    tables             pointers to the arrays of the statistics
+    counts, bases      pointers to the counts of each statistic that counts, and to the first of each chain's
+    living             whether each chain is to be seen, bytes
+    times              when the samples of the launch are taken
+    schedule, entries  [entries, 4]: the first step and the last, the steps until the first sample, and how many samples
+    """
+    return _Source(own, counting, dim, dtype, machine).text()
+
+
+class _Source:
+    def __init__(self, own: list[Traced], counting: list[Traced], dim: int, dtype: np.dtype, machine: Machine):
+        self.own, self.counting, self.dim, self.real, self.machine = own, counting, dim, TYPES[dtype.name], machine
+        self.slot = slot_bytes(n.dtype for n in own[0].before)
+        self.b, self.p = Writer(LANES, machine.bits), Writer(LANES, machine.bits)
+        self.b.declarations, self.b.helpers = self.p.declarations, self.p.helpers
+        self.p.fresh = 1_000_000  # names of the two writers stay apart
+        self.loaded: dict[tuple[str, int], str] = {}
+        self.kinds = [TYPES[n.dtype.name] for n in own[0].before]
+        # Half of the registers, of which there are 32 where they have 512 bits, are for the numbers.
+        registers = 32 if machine.bits == 512 or not machine.x86 else 16
+        self.held = max(1, registers * machine.bits // (LANES * dtype.itemsize * 8) // 2)
+
+    def text(self) -> str:
+        b, p = self.b, self.p
+        b.label("vector")
+        b.line("%i = phi i64 [ %begin, %entry ], [ %i.next, %store ]")
+        before = b.let("sub i64 %i, %begin")
+        b.line(f"%before = mul i64 {b.let(f'udiv i64 {before}, {LANES}')}, %room")  # samples of the vectors before
+        b.line(f"%seen = {self._flags('%living', '%i')}")
+        first = b.let(f"mul i64 %i, {len(self.kinds) * self.slot // LANES}")
+        held = b.let(f"getelementptr i8, ptr %numbers, i64 {first}")
+        self.slots = [b.let(f"getelementptr i8, ptr {held}, i64 {r * self.slot}") for r in range(len(self.kinds))]
+        b.line(f"br label %{'look' if self.kinds else 'boxes'}")
+        if self.kinds:
+            self._accumulate()
+        b.label("boxes")
+        if self.counting[0].boxes:
+            self._count()
+        else:
+            b.line("br label %store")
+        b.label("store")
+        b.line(f"%i.next = add i64 %i, {LANES}")
+        b.line(f"br i1 {b.let('icmp slt i64 %i.next, %end')}, label %vector, label %exit")
+        b.label("exit")
+        b.line("ret void")
+        lines = [
+            *p.helpers.values(), f"define internal void @look({_LOOK}) noinline #0 {{", "entry:", *p.lines, "  br label %vector",
+            *b.lines, "}", *self._launch(), *p.declarations.values(),
+            f"attributes #0 = {{ nounwind {self.machine.attributes} }}", "!0 = !{}",
+        ]  # fmt: skip
+        return "\n".join(lines) + "\n"
+
+    def _launch(self) -> list[str]:
+        """The schedule for some chains after others, so that what belongs to them stays in the cache."""
+        b = Writer(LANES, self.machine.bits)
+        b.label("entry")
+        b.line("br label %part")
+        b.label("part")
+        b.line("%begin = phi i64 [ 0, %entry ], [ %end, %done ]")
+        b.line("%far = add i64 %begin, %each")
+        b.line("%inside = icmp slt i64 %far, %chains")
+        b.line("%end = select i1 %inside, i64 %far, i64 %chains")
+        b.line("br label %call")
+        b.label("call")
+        b.line("%e = phi i64 [ 0, %part ], [ %e.next, %next ]")
+        b.line("%when = phi ptr [ %times, %part ], [ %when.next, %next ]")
+        row = b.let("getelementptr [4 x i64], ptr %schedule, i64 %e")
+        first, last, until, samples = (
+            b.let(f"load i64, ptr {b.let(f'getelementptr i64, ptr {row}, i64 {j}')}") for j in range(4)
+        )
+        b.line(
+            "call void %kernel(ptr %state, ptr %shared, ptr %chain0, ptr %chain1, ptr %alive, ptr %survived, ptr %out, "
+            f"ptr %out_alive, i64 %begin, i64 %end, i32 %key0, i32 %key1, i64 {first}, i64 {last}, i64 {until}, i64 %every, "
+            "i64 %room, ptr %scratch)"
+        )
+        b.line(f"br i1 {b.let(f'icmp sgt i64 {samples}, 0')}, label %see, label %next")
+        b.label("see")
+        b.line(
+            "call void @look(ptr %numbers, ptr %tables, ptr %out, ptr %out_alive, ptr %counts, ptr %bases, ptr %living, "
+            f"ptr %when, i64 %begin, i64 %end, i64 {samples}, i64 %room)"
+        )
+        b.line("br label %next")
+        b.label("next")
+        b.line(f"%when.next = getelementptr {self.real}, ptr %when, i64 {samples}")
+        b.line("%e.next = add i64 %e, 1")
+        b.line(f"br i1 {b.let('icmp slt i64 %e.next, %entries')}, label %call, label %done")
+        b.label("done")
+        b.line(f"br i1 {b.let('icmp slt i64 %end, %chains')}, label %part, label %exit")
+        b.label("exit")
+        b.line("ret void")
+        return [f"define void @advance({ARGUMENTS}) #0 {{", *b.lines, "}"]
+
+    def _accumulate(self) -> None:
+        b, (often, never) = self.b, self.own
+        watched, groups = _grouped(never, self.held)
+        b.label("look")
+        b.line("%s = phi i64 [ 0, %vector ], [ %s.next, %taken ]")
+        self._window("%s", "%s.end")
+        begun = {r: self._load(r) for r in watched}
+        b.line("br label %scan")
+
+        b.label("scan")  # how far nothing rare happens
+        b.line("%k = phi i64 [ %s, %look ], [ %k.next, %scan.on ]")
+        phis = len(b.lines)
+        b.line("%k.more = icmp slt i64 %k, %s.end")
+        b.line("br i1 %k.more, label %scan.see, label %plain")
+        b.label("scan.see")
+        flags = never.graph.flags
+        printer = self._printer(never, "%k", [*flags, *(never.after[r] for r in watched)], "scan", watched)
+        rare = self._any(printer.need(flags))
+        printer.forget()
+        b.line(f"br i1 {rare}, label %plain, label %scan.on")
+        b.label("scan.on")
+        after = dict(zip(watched, printer.need([never.after[r] for r in watched]), strict=True))
+        b.lines[phis:phis] = self._carried("scan", begun, after, "look", "scan.on")
+        b.line("%k.next = add i64 %k, 1")
+        b.line("br label %scan")
+
+        b.label("plain")
+        b.line("%rare = phi i1 [ false, %scan ], [ true, %scan.see ]")
+        b.line("%some = icmp slt i64 %s, %k")
+        b.line("br i1 %some, label %group0, label %taking")
+        for g, (stored_numbers, carried) in enumerate(groups):
+            self._group(f"group{g}", f"group{g + 1}", stored_numbers, carried)
+        b.label(f"group{len(groups)}")
+        for r in watched:
+            b.store(self.kinds[r], f"%scan.{r}", self.slots[r])
+        b.line("br label %taking")
+        b.label("taking")
+        b.line("br i1 %rare, label %one, label %taken")
+
+        b.label("one")
+        printer = self._printer(often, "%k", often.after, None, range(len(self.kinds)))
+        for r, name in enumerate(printer.need(often.after)):
+            if often.after[r] is not often.before[r]:
+                b.store(self.kinds[r], name, self.slots[r])
+        b.line("%s.one = add i64 %k, 1")
+        b.line("br label %taken")
+        b.label("taken")
+        b.line("%s.next = phi i64 [ %k, %taking ], [ %s.one, %one ]")
+        b.line(f"br i1 {b.let('icmp slt i64 %s.next, %samples')}, label %look, label %boxes")
+
+    def _group(self, label: str, following: str, kept: list[int], carried: list[int]) -> None:
+        """The samples from s up to k, of which these numbers are kept; those that are carried, they depend on."""
+        b, (_, never) = self.b, self.own
+        b.label(label)
+        begun = {r: self._load(r) for r in carried}
+        b.line(f"br label %{label}.loop")
+        b.label(f"{label}.loop")
+        k = f"%{label}.k"
+        b.line(f"{k} = phi i64 [ %s, %{label} ], [ {k}.next, %{label}.loop ]")
+        phis, roots = len(b.lines), [never.after[r] for r in carried]
+        after = dict(zip(carried, self._printer(never, k, roots, label, carried).need(roots), strict=True))
+        b.lines[phis:phis] = self._carried(label, begun, after, label, f"{label}.loop")
+        b.line(f"{k}.next = add i64 {k}, 1")
+        b.line(f"br i1 {b.let(f'icmp slt i64 {k}.next, %k')}, label %{label}.loop, label %{label}.end")
+        b.label(f"{label}.end")
+        for r in kept:
+            b.store(self.kinds[r], after[r], self.slots[r])
+        b.line(f"br label %{following}")
+
+    def _count(self) -> None:
+        b, (often, never) = self.b, self.counting
+        wide, statistics = b.vector("i32"), range(len(never.boxes))
+        bases = [b.load("i32", self._place("i32", self._pointer("bases", q), "%i")) for q in statistics]
+        rooms = [self._room("i32", _WINDOW * LANES) for _ in statistics]
+        b.line("br label %boxes.look")
+        b.label("boxes.look")
+        b.line("%c = phi i64 [ 0, %boxes ], [ %c.end, %counts.end ]")
+        self._window("%c", "%c.end")
+        b.line("br label %box")
+
+        b.label("box")
+        b.line("%e = phi i64 [ %c, %boxes.look ], [ %e.next, %boxed ]")
+        flags = never.graph.flags
+        printer = self._printer(never, "%e", [*flags, *never.boxes])
+        rare = self._any(printer.need(flags))
+        seldom = printer.need(never.boxes)
+        b.line(f"br i1 {rare}, label %near, label %boxed")
+        b.label("near")
+        close = self._printer(often, "%e", often.boxes).need(often.boxes)
+        b.line("br label %boxed")
+        b.label("boxed")
+        for q in statistics:
+            b.line(f"%box{q} = phi {wide} [ {seldom[q]}, %box ], [ {close[q]}, %near ]")
+        first = b.let(f"mul i64 {b.let('sub i64 %e, %c')}, {LANES}")
+        for q in statistics:
+            counter = b.let(f"add {wide} %box{q}, {bases[q]}")
+            b.line(f"store {wide} {counter}, ptr {self._place('i32', rooms[q], first)}, align 64")
+        b.line("%e.next = add i64 %e, 1")
+        b.line(f"br i1 {b.let('icmp slt i64 %e.next, %c.end')}, label %box, label %counts.begin")
+
+        # Counters of boxes that were stored long ago are there at once: right after the store, each would wait for it.
+        b.label("counts.begin")
+        b.line(f"%counted = mul i64 {b.let('sub i64 %c.end, %c')}, {LANES}")
+        b.line("br label %counts.see")
+        b.label("counts.see")
+        b.line("%f = phi i64 [ 0, %counts.begin ], [ %f.next, %counts.see ]")
+        for q in statistics:
+            for lane in range(LANES):
+                at = self._place("i32", rooms[q], b.let(f"add i64 %f, {lane}"))
+                box = b.let(f"zext i32 {b.let(f'load i32, ptr {at}')} to i64")
+                where = self._place("i32", self._pointer("counts", q), box)
+                more = b.let(f"add i32 {b.let(f'load i32, ptr {where}')}, 1")
+                b.line(f"store i32 {more}, ptr {where}")
+        b.line(f"%f.next = add i64 %f, {LANES}")
+        b.line(f"br i1 {b.let('icmp slt i64 %f.next, %counted')}, label %counts.see, label %counts.end")
+        b.label("counts.end")
+        b.line(f"br i1 {b.let('icmp slt i64 %c.end, %samples')}, label %boxes.look, label %store")
+
+    def _window(self, start: str, end: str) -> None:
+        far = self.b.let(f"add i64 {start}, {_WINDOW}")
+        inside = self.b.let(f"icmp slt i64 {far}, %samples")
+        self.b.line(f"{end} = select i1 {inside}, i64 {far}, i64 %samples")
+
+    def _load(self, r: int) -> str:
+        return self.b.load(self.kinds[r], self.slots[r])
+
+    def _carried(self, label: str, begun: dict[int, str], after: dict[int, str], before: str, again: str) -> list[str]:
+        """The lines that begin a loop: the numbers that go round in it, %label.r."""
+        kinds = {r: self.b.vector(self.kinds[r]) for r in begun}
+        return [
+            f"  %{label}.{r} = phi {kinds[r]} [ {begun[r]}, %{before} ], [ {after[r]}, %{again} ]" for r in begun
+        ]
+
+    def _printer(
+        self, traced: Traced, sample: str, roots: list[Node], label: str | None = None, carried: Iterable[int] = ()
+    ) -> Printer:
+        """For one sample: what the roots need of its positions, flags and time is there, and of the numbers: those that are
+        carried round the loop of that label, the others from memory."""
+        b, known, carried = self.b, {}, set(carried) if label else set()
+        at = b.let(f"add i64 %before, {sample}")
+        for node in ordered(roots):
+            if node.op == "x":
+                row = self._place(self.real, "%out", b.let(f"mul i64 {at}, {self.dim * LANES}"))
+                known[node] = b.load(self.real, self._place(self.real, row, str(node.args[0] * LANES)))
+            elif node.op == "live":
+                flags = b.let(self._flags("%out_alive", b.let(f"mul i64 {at}, {LANES}")))
+                known[node] = b.let(f"and {b.vector('i1')} {flags}, %seen")
+            elif node.op == "time":
+                known[node] = b.let(f"load {self.real}, ptr {self._place(self.real, '%times', sample)}")
+            elif node.op == "number":
+                r = node.args[0]
+                known[node] = f"%{label}.{r}" if r in carried else self._load(r)
+        return Printer(traced.graph, b, self.p, known, lambda leaf: self._pointer("tables", leaf), self._room)
+
+    def _flags(self, array: str, at: str) -> str:
+        kind = self.b.vector("i8")
+        flags = self.b.let(f"load {kind}, ptr {self._place('i8', array, at)}, align 1")
+        return f"icmp ne {kind} {flags}, zeroinitializer"
+
+    def _any(self, flags: list[str]) -> str:
+        rare = "false"
+        for flag in flags:
+            rare = self.b.let(f"or i1 {rare}, {self.b.any(flag)}")
+        return rare
+
+    def _room(self, scalar: str, size: int) -> str:
+        """Room on the stack."""
+        return self.p.let(f"alloca [{size} x {stored(scalar)}], align 64")
+
+    def _pointer(self, array: str, i: int) -> str:
+        if (array, i) not in self.loaded:
+            place = self.p.let(f"getelementptr ptr, ptr %{array}, i64 {i}")
+            self.loaded[array, i] = self.p.let(f"load ptr, ptr {place}")
+        return self.loaded[array, i]
+
+    def _place(self, scalar: str, array: str, index: str) -> str:
+        return self.b.let(f"getelementptr {stored(scalar)}, ptr {array}, i64 {index}")
+
+
+def _grouped(traced: Traced, room: int) -> tuple[list[int], list[tuple[list[int], list[int]]]]:
+    """The numbers that say when something rare happens, and the others in groups: (those of the group, those that it has to
+    carry from sample to sample), as many as there is room for, and such that need the same positions."""
+    changing = {r for r, (old, new) in enumerate(zip(traced.before, traced.after, strict=True)) if old is not new}
+
+    def behind(roots: list[Node]) -> tuple[set[int], int]:
+        """The changing numbers that these nodes depend on, at whatever time, and all operations on the way, a bit each."""
+        numbers, bits, ahead = set(), 0, roots
+        while ahead:
+            nodes = ordered(ahead)
+            found = {n.args[0] for n in nodes if n.op == "number"} & changing - numbers
+            bits |= sum(1 << n.number for n in nodes if n.op not in ("number", "literal") and n.rate != CONSTANT)
+            numbers |= found
+            ahead = [traced.after[r] for r in found]
+        return numbers, bits
+
+    watched = sorted(behind(traced.graph.flags)[0])
+    waiting = sorted(changing - set(watched))
+    each = {r: behind([traced.after[r]]) for r in waiting}
+    needs = {r: (numbers | {r}, bits) for r, (numbers, bits) in each.items()}
+    everything = set().union(*(numbers for numbers, _ in needs.values()))
+    groups, spent, together = [], 0, 0
+    left = dict(needs)
+    while left:
+        kept, carried, bits = [], set(), 0
+        while left:
+            r = min(left, key=lambda r: ((left[r][1] & ~bits).bit_count(), r))
+            if kept and len(carried | left[r][0]) > room:
+                break
+            kept.append(r)
+            carried |= left[r][0]
+            bits |= left.pop(r)[1]
+        groups.append((sorted(kept), sorted(carried)))
+        spent, together = spent + bits.bit_count(), together | bits
+    if spent > _REPEATED * together.bit_count():
+        groups = [(waiting, sorted(everything))]
+    return watched, groups
