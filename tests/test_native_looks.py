@@ -81,23 +81,21 @@ def test_many_numbers_and_functions_of_the_position(dim):
 
     def long(x):
         for _ in range(12):
-            x = jnp.tanh(x) + 0.5 * jnp.roll(x, 1) ** 2
+            x = jnp.sin(x + 0.5 * jnp.roll(x, 1))
         return jnp.stack([jnp.sum(x), jnp.sum(x**2), x[0], x[-1] ** 2, jnp.sum(x) ** 2])
 
-    wild = js.potential(lambda x: jnp.sum(x**2) / 2 - jnp.sum(x**4) / 12, np.zeros(dim), noise_covariance=0.5)
+    problem = js.potential(lambda x: jnp.sum(x**2 / 2 - jnp.cos(x)), np.zeros(dim), noise_covariance=2.0)
     statistics = {
-        "spread": js.Covariance(), "range": js.Extremes(), "long": js.of(long, js.Moments(4)), "loss": js.MeanLoss(wild),
+        "spread": js.Covariance(), "range": js.Extremes(), "long": js.of(long, js.Moments(4)), "loss": js.MeanLoss(problem),
         "first": js.FirstPassage(lambda x: x[0] > 0.8),
     }  # fmt: skip
     x, dtype = jax.ShapeDtypeStruct((dim,), np.float32), np.dtype(np.float32)
     assert looks(statistics, x, dtype).own == sorted(statistics)
-    chain = js.sgd(wild, learning_rate=0.1)
+    chain = js.sgd(problem, learning_rate=0.1)
     ours, reference = (run(e, chain, statistics, every=2, steps=400, burn_in=3) for e in ("native", "vmap"))
-    assert 0 < ours.diverged.sum() < 333
-    np.testing.assert_array_equal(ours.diverged, reference.diverged)
     for name in statistics:
         for a, b in zip(leaves(ours, [name]), leaves(reference, [name]), strict=True):
-            np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-4 * np.abs(b).max(initial=1.0))
+            np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5 * np.abs(b).max(initial=1.0))
 
 
 def test_what_goes_where():

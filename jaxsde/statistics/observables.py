@@ -22,7 +22,7 @@ EVALUATIONS = 1 << 22
 
 
 class Observed(NamedTuple):
-    """The accumulator of the inner statistic; `vector` ["1 0"] if f gives a number, ["1 1"] if it gives a vector."""
+    """The accumulator of the inner statistic; `vector` ["c 0"] if f gives a number, ["c 1"] if it gives a vector."""
 
     inner: Any
     vector: Any
@@ -43,7 +43,7 @@ class Of:
 
     def init(self, x: Float[Array, "c d"]) -> Observed:
         number = jax.eval_shape(self.function, x[0]).ndim == 0
-        return Observed(self.statistic.init(jnp.zeros_like(self._values(x))), jnp.zeros((1, 0 if number else 1)))
+        return Observed(self.statistic.init(jnp.zeros_like(self._values(x))), jnp.zeros((len(x), 0 if number else 1)))
 
     def update(self, acc: Observed, t: Any, x: Float[Array, "c d"], alive: Bool[Array, " c"]) -> Observed:
         return Observed(self.statistic.update(acc.inner, t, self._values(x), alive), acc.vector)

@@ -69,7 +69,9 @@ class Looking:
         self.code, self.statistics, self.accumulators, self.lanes = code, statistics, accumulators, lanes
         self.own = {name: accumulators[name] for name in code.own}
         # What belongs to a vector of chains lies together: [lanes / LANES, numbers, LANES], in bytes.
-        leaves = [np.reshape(leaf, (lanes // LANES, LANES, -1)) for leaf in jax.tree.leaves(self.own)]
+        leaves = [
+            np.reshape(leaf, (lanes // LANES, LANES, np.size(leaf) // lanes)) for leaf in jax.tree.leaves(self.own)
+        ]
         self.vectors = memory.aligned(lanes // LANES, sum(a.shape[-1] for a in leaves), slot_bytes(a.dtype for a in leaves))
         for leaf, place in zip(leaves, self._places(), strict=True):
             place[...] = leaf.transpose(0, 2, 1)
