@@ -104,10 +104,10 @@ def doctor(options: cli.Doctor) -> int:
             packages[name] = None
     try:
         jax = importlib.import_module("jax")
-        devices, reason = [str(d) for d in jax.devices()], None
-        threads = importlib.import_module(".engine.layout", __package__).workers(jax.devices()[0].platform)
+        devices, reason, kind = [str(d) for d in jax.devices()], None, jax.devices()[0].platform
+        threads = importlib.import_module(".engine.layout", __package__).workers(kind)
     except (ImportError, RuntimeError) as fault:
-        devices, threads, reason = [], 0, one_line(str(fault).split("\n", 1)[0])
+        devices, threads, kind, reason = [], 0, "", one_line(str(fault).split("\n", 1)[0])
     native = _native() if devices else "unknown without a device"
     memory = config.available_bytes()
     writable = {str(p): os.access(p, os.W_OK) for p in (Path.cwd(), Path(tempfile.gettempdir()))}
@@ -121,6 +121,7 @@ def doctor(options: cli.Doctor) -> int:
         "memory_available": memory,
         "devices": devices,
         "devices_reason": reason,
+        "host_devices": len(devices) if kind == "cpu" else None,
         "tiles_at_once": threads,
         "native": native,
         "packages": packages,
@@ -133,8 +134,10 @@ def doctor(options: cli.Doctor) -> int:
     print(f"jaxsde {__version__}, Python {found['python']}, {found['machine']}, {found['cores']} cores")
     print(f"memory available: {'unknown' if memory is None else f'{memory / 1e9:.1f} GB'}")
     print(f"devices: {', '.join(devices) or f'none ({reason})'}")
-    each = ", a core each, by every executor; more host devices change neither speed nor bits" if threads > 1 else ""
+    each = ", a core each, by every executor" if threads > 1 else ""
     print(f"tiles of chains at once: {threads}{each}")
+    if devices:
+        print(_how_many(kind, len(devices)))
     print(f"executor native: {native}")
     print("packages: " + ", ".join(f"{name} {version}" for name, version in packages.items() if version))
     if missing:
@@ -142,6 +145,13 @@ def doctor(options: cli.Doctor) -> int:
     for folder, good in writable.items():
         print(f"{folder}: {'writable' if good else 'not writable'}")
     return 0 if ok else UNAVAILABLE
+
+
+def _how_many(kind: str, count: int) -> str:
+    """How many devices there are, and whether more would be of use."""
+    if kind != "cpu":
+        return f"devices of kind {kind}: {count}; a run uses one, the first unless jax_default_device names another"
+    return f"host devices: {count}; JAX_NUM_CPU_DEVICES=N makes N, for neither speed nor other bits: every core is in use already"
 
 
 def _native() -> str:

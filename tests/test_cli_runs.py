@@ -173,6 +173,9 @@ def test_a_run_that_is_stopped_leaves_nothing(start, tmp_path, number, code):
 
 
 def test_the_doctor_and_the_device(start):
-    assert told(finish(start("doctor", "--json"))[0])["devices"]
+    found = told(finish(start("doctor", "--json", JAX_PLATFORMS="cpu"))[0])
+    assert len(found["devices"]) == found["host_devices"] == 1
+    said = finish(start("doctor", JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES="2"))[0]
+    assert re.search(r"^host devices: 2; JAX_NUM_CPU_DEVICES=N makes N, .* neither speed nor other bits", said, re.M)
     out, error = finish(start("run", "--device", "gpu", JAX_PLATFORMS="cpu"), 69)
     assert out == "" and error.count("\n") == 1 and "--device = gpu" in error

@@ -171,37 +171,40 @@ def test_the_component_of_a_bad_start_is_named():
 
 _PRINTED = """
 import hashlib, jax, numpy as np, jaxsde as js, jax.numpy as jnp
-x, y = np.arange(24.0).reshape(8, 3) % 5 - 2, np.arange(8.0) % 3 - 1
-problem = js.finite_sum(lambda p, e: 0.5 * (e[0] @ p - e[1]) ** 2, (x, y), np.zeros(3))
+x, y = np.arange(16.0).reshape(8, 2) % 5 - 2, np.arange(8.0) % 3 - 1
+problem = js.finite_sum(lambda p, e: 0.5 * (e[0] @ p - e[1]) ** 2, (x, y), np.zeros(2))
 statistics = {"cov": js.Covariance(), "hist": js.Histogram(np.linspace(-2, 2, 9), components=0)}
+chain = js.sgd(problem, learning_rate=0.05, batch_size=2)
 print(jax.device_count())
-for executor in ("auto", "vmap"):
-    run = js.simulate(js.sgd(problem, learning_rate=0.05, batch_size=2), np.zeros(3), key=js.key(5), chains=200, steps=70,
-                      every=3, groups=8, statistics=statistics, executor=executor)
-    held = [run.positions] + jax.tree.leaves([run.partials(name) for name in statistics])
-    print(len(run.layout.tiles), hashlib.sha256(b"".join(np.asarray(a).tobytes() for a in held)).hexdigest())
+for executor in ("native", "vmap", "lanes"):
+    for seed in (5, 6):
+        run = js.simulate(chain, np.zeros(2), key=js.key(seed), chains=200, steps=70, every=3, groups=8, statistics=statistics,
+                          executor=executor)
+        assert run.executor == executor
+        held = [run.positions] + jax.tree.leaves([run.partials(name) for name in statistics])
+        print(len(run.layout.tiles), hashlib.sha256(b"".join(np.asarray(a).tobytes() for a in held)).hexdigest())
 """
 
 
 def test_devices_processes_and_cores_change_nothing():
-    """Other processes, with 1, 2 and 8 devices and with one core: the same bytes of chains and of merged statistics.
-
-    The executor of choice and `vmap`. Every core has a tile of its own, however many devices there are.
-    """
-    told = {}
-    for devices, one_core in ((1, False), (2, False), (8, False), (1, True)):
+    """Other processes, with 1, 2 and 8 devices, by either way to ask for them, and with one core: the same bytes of chains and of
+    merged statistics, by every executor for CPUs; and other bytes for another seed. Every core has a tile of its own, however
+    many devices there are."""
+    told = []
+    for devices, asked, one_core in (
+        (1, {}, False),
+        (2, {"JAX_NUM_CPU_DEVICES": "2"}, False),
+        (8, {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}, True),
+    ):
         pin = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})" if one_core else ""
         done = subprocess.run(
             [sys.executable, "-c", pin + _PRINTED],
-            env=os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "PYTHONPATH": str(ROOT)},
-            capture_output=True, text=True, check=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT), **asked}, capture_output=True, text=True, check=True,
         )  # fmt: skip
-        count, *lines = done.stdout.split("\n", 1)
-        runs = [line.split() for line in lines[0].splitlines()]
-        told[devices, one_core] = tuple(bits for _, bits in runs)
+        count, *lines = done.stdout.splitlines()
+        runs = [line.split() for line in lines]
+        told.append([bits for _, bits in runs])
         cores = 1 if one_core else len(os.sched_getaffinity(0))
         assert int(count) == devices and all(int(tiles) >= min(cores, 8) for tiles, _ in runs)
-    assert len(set(told.values())) == 1, told
-    other = subprocess.run([sys.executable, "-c", _PRINTED.replace("js.key(5)", "js.key(6)")],
-                           env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True)  # fmt: skip
-    assert not set(other.stdout.split()) & {bits for each in told.values() for bits in each}
+    assert told[0] == told[1] == told[2]
+    assert all(a != b for a, b in zip(told[0][::2], told[0][1::2], strict=True))
