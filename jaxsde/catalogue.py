@@ -118,6 +118,15 @@ def read(file: str | Path, variable: str) -> dict[str, Listed]:
     return entries
 
 
+def keys(file: str, variable: str) -> tuple[str, ...]:
+    """The keys of the literal dict `variable` of a file of the package, in order."""
+    path = Path(__file__).parent / file
+    table = _assigned(ast.parse(path.read_text(encoding="utf-8")), variable)
+    if not isinstance(table, ast.Dict):
+        raise ValueError(f"{file}: {variable} must be a literal dict")
+    return tuple(ast.literal_eval(table))
+
+
 def check(parameter: Parameter, value: Any) -> str | None:
     """What is wrong with `value` for `parameter`, with the cure; None if nothing is."""
     example = "" if parameter.required else f", for example {_toml(parameter.default)}"

@@ -108,11 +108,12 @@ def sweep(options: cli.Sweep) -> int:
             found = sweeps.sweep(
                 experiment.problem(), learning_rates=rates, batch_sizes=sizes, samplings=samplings, temperatures=temperatures,
                 chains=experiment.chains, time=experiment.steps * eta, burn_in=(experiment.burn_in or 0) * eta,
-                key=random.key(experiment.seed),
+                key=random.key(experiment.seed), stream=experiment.stream,
             )  # fmt: skip
         except ValueError as fault:
             raise ExperimentError(one_line(str(fault)), file="command line", code=USAGE) from fault
-        result = output.plain({"ok": True, "experiment": experiment.title, "rows": found.to_json(), "out": str(out.path)})
+        head = {"ok": True, "experiment": experiment.title, "stream": experiment.stream}
+        result = output.plain({**head, "rows": found.to_json(), "out": str(out.path)})
         (out.staging / "config.toml").write_text(experiment.resolved(), encoding="utf-8")
         found.figure(out.staging / "sweep.png")
         output.write_json(out.staging / output.RESULT, result)
@@ -276,7 +277,7 @@ def say(text: str) -> None:
 def _given(options: cli.Run | cli.Sweep) -> dict[str, tuple[str, str]]:
     """The flags that were given: dotted key -> (flag, text)."""
     given = {}
-    for name in ("out", "seed", "chains", "steps", "burn_in", "every", "device", "dtype", "max_diverged", *_KEYS):
+    for name in ("out", "seed", "chains", "steps", "burn_in", "every", "device", "dtype", "stream", "max_diverged", *_KEYS):
         text = getattr(options, name, None)
         if text is not None:
             given[_KEYS.get(name, name)] = ("--" + name.replace("_", "-"), text)

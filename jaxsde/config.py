@@ -17,7 +17,7 @@ import numpy as np
 
 from . import plugin as plugins
 from . import toml
-from .catalogue import arithmetic, catalogue, check, did_you_mean, is_integer, is_number, matrix_fault
+from .catalogue import arithmetic, catalogue, check, did_you_mean, is_integer, is_number, keys, matrix_fault
 from .errors import TOO_LARGE, ExperimentError
 from .experiment import PLUGIN, Data, Experiment, Loss, Noise, Sde, Sgd, error_at
 
@@ -87,6 +87,7 @@ _BOUNDS = {
 _WORDS = {
     "device": ("auto", "cpu", "gpu"),
     "dtype": ("float32", "float64"),
+    "stream": keys("random/__init__.py", "STREAMS"),
     "sgd.sampling": (*SAMPLINGS, *SURROGATES),
     "sde.integrator": tuple(catalogue("integrators")),
 }

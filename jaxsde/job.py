@@ -81,6 +81,7 @@ def run_experiment(experiment: Experiment, *, progress: bool = False) -> dict[st
         "sampling": e.sgd.sampling,
         "dimension": setting.problem.dim,
         "dtype": e.dtype,
+        "stream": runs["sgd"].stream,
         "temperature": {
             "fit": verdict.temperature.to_json(),
             "predicted": _or_reason(setting.temperature, setting.notes),
@@ -154,7 +155,7 @@ def _burn_in(
 ) -> Run:
     burn_in = e.burn_in or 0
     common: dict[str, Any] = dict(
-        key=key, chains=e.chains, groups=e.groups, dtype=e.dtype, every=e.every * per_step, statistics=statistics
+        key=key, chains=e.chains, groups=e.groups, dtype=e.dtype, stream=e.stream, every=e.every * per_step, statistics=statistics
     )
     run = None
     chunk = max(1, burn_in // _FRAMES[0])

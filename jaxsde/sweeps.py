@@ -115,13 +115,14 @@ def sweep(
     start: Any = None,
     statistics: Mapping[str, Any] | None = None,
     control: bool = True,
+    stream: str | None = None,
 ) -> Sweep:
     """SGD at every learning rate, batch size and sampling: the temperature T* of the closest Gibbs law and the KL to it.
 
     `time` and `burn_in` are on the clock t = Σ η, the same for every η. `statistics` joins the covariance of the run: a
     `Histogram` for a loss that is not quadratic. With `control` Langevin runs at the temperature η tr Σ_B(Φ*)/2d that every
     setting of the first sampling predicts, and at each of `temperatures`, with dt = η, by the scheme whose law is closest to the
-    SDE's: its KL should be nothing.
+    SDE's: its KL should be nothing. All draw from `stream`, as in `simulate`.
 
     Raises `ValueError` for an empty axis, more settings than can be run, a time that is not positive, and as `sgd` does, before
     anything runs.
@@ -144,7 +145,7 @@ def sweep(
         steps = max(1, math.ceil(time / eta))
         run = simulate(
             chain, x0, key=jax.random.fold_in(key, number), chains=chains, steps=steps, burn_in=math.ceil(burn_in / eta),
-            every=every, statistics=watched,
+            every=every, statistics=watched, stream=stream,
         )  # fmt: skip
         gone = int(run.diverged.sum())
         if gone == chains:

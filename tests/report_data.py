@@ -152,7 +152,7 @@ def imitation(
     estimates["sde"]["note"] = "narrower boxes would do better"
     fit = float(np.trace(hessian @ arrays["sgd_cov"]) / d)
     result: dict[str, Any] = {
-        "ok": True, "experiment": "diabetes-squared_error", "seed": seed, "device": "cpu", "executor": "vmap",
+        "ok": True, "experiment": "diabetes-squared_error", "seed": seed, "device": "cpu", "executor": "vmap", "stream": "philox4x32-10",
         "chains": chains, "steps": steps, "learning_rate": ETA, "batch_size": 1,
         "temperature": {"fit": {"value": fit, "low": fit * 0.99, "high": fit * 1.01}, "predicted": predicted},
         "kl": estimates | {"sgd_vs_sde": {"value": 0.0004, "low": 0.0, "high": 0.0011, "estimator": "histogram"}},

@@ -7,11 +7,13 @@ import sys
 import numpy as np
 import pytest
 
-from jaxsde.catalogue import CATALOGUES, Parameter, arithmetic, catalogue, check, did_you_mean, read
+from jaxsde.catalogue import CATALOGUES, Parameter, arithmetic, catalogue, check, did_you_mean, keys, read
 from jaxsde.conformance.laws import LAWS
 from jaxsde.conformance.table import SAMPLERS
 from jaxsde.dynamics.gradients import SAMPLINGS
+from jaxsde.experiment import Experiment
 from jaxsde.problems import DATASETS, LOSSES, POTENTIALS
+from jaxsde.random import STREAMS
 from jaxsde.reproduce import PAPERS
 from jaxsde.stepping.integrators import INTEGRATORS
 
@@ -52,6 +54,13 @@ def test_the_declared_size_is_the_number_of_parameters(name, features, classes):
     names = {p.name: p.default for p in catalogue("losses")[name].parameters.values()}
     declared = arithmetic(LOSSES[name].size, {"features": features, "classes": classes, **names})
     assert declared == sum(np.size(leaf) for leaf in leaves)
+
+
+def test_the_streams_are_those_of_the_engine():
+    assert keys("random/__init__.py", "STREAMS") == tuple(STREAMS)
+    assert Experiment().stream == next(iter(STREAMS))
+    with pytest.raises(ValueError, match="LAYOUT must be a literal dict"):
+        keys("random/__init__.py", "LAYOUT")
 
 
 def test_reading_starts_no_jax():

@@ -82,7 +82,7 @@ def test_every_key_and_flag_has_its_row():
         actual = (defaults[section] if section else defaults).get(name) if not section or defaults.get(section) else None
         if isinstance(actual, int | float) and not isinstance(actual, bool):
             assert re.match(r"[\d.]+", default)[0] == str(actual), key
-    assert all(f"`{word}`" in str(rows) for word in (*SAMPLINGS, *SURROGATES))
+    assert all(f"`{word}`" in str(rows) for word in (*SAMPLINGS, *SURROGATES, *config._WORDS["stream"]))
 
 
 def test_exit_codes():
