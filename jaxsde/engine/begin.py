@@ -20,7 +20,6 @@ from . import layout as layouts
 from .executors import EXECUTORS, choose
 from .executors.tile import divergence_limit
 from .run import Run
-from .streams import streamed
 
 
 def begin(
@@ -41,7 +40,7 @@ def begin(
         raise MemoryError(f"{chains} chains do not fit in any memory: ask for fewer")
     x0 = _initial(chain, start, chains)
     dtype = _dtype(x0, dtype)
-    device, cast = launching.device(), launching.cast(streamed(chain, stream), dtype)
+    device, cast = launching.device(), launching.prepared(chain, stream, dtype)
     numbers, lane_bytes = _lane(chain, cast, dtype)
     layouts.check_lanes(chains, lane_bytes, device)
     executor = choose(executor, cast, launching.one_state(cast, dtype), dtype, device.platform)
@@ -131,7 +130,7 @@ def resume(chain: Chain, run: Run, statistics: Mapping[str, Statistic] | None, e
     if chain.dim != run.chain.dim:
         raise ValueError(f"the run has dimension {run.chain.dim}, the chain {chain.dim}: go on with the same problem")
     held = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[2:], a.dtype), run.state)
-    cast = launching.cast(streamed(chain, run.stream), run.dtype)
+    cast = launching.prepared(chain, run.stream, run.dtype)
     state = launching.one_state(cast, run.dtype)
     if jax.tree.structure(held) != jax.tree.structure(state) or jax.tree.leaves(held) != jax.tree.leaves(state):
         raise ValueError("the chain keeps another state than the run's (another optimizer?): go on with the same kind of chain")

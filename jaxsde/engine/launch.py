@@ -15,13 +15,14 @@ from .. import random
 from . import layout as layouts
 from .executors import EXECUTORS
 from .executors.tile import Span, Tile
+from .shared import once
 from .streams import streamed
 
 
 def advance(run: Any, steps: int, collecting: bool) -> Any:
     """The run `steps` steps later: every tile through the compiled program, as many at once as there are workers."""
     plan, where = run.layout, device()
-    shared = jax.device_put((cast(streamed(run.chain, run.stream), run.dtype), dict(run.statistics)), where)
+    shared = jax.device_put((prepared(run.chain, run.stream, run.dtype), dict(run.statistics)), where)
     span = _span(run, steps, collecting)
     arguments = (*shared, run.key_words, plan.ids(*plan.tiles[0]), span, _tile(run, plan.tiles[0]))
     advance_tile = _program(arguments, run, where).bind(shared, run.key_words, span)
@@ -54,7 +55,7 @@ def advance(run: Any, steps: int, collecting: bool) -> Any:
 def program_bytes(run: Any) -> int:
     """What the compiled program of this run takes for all tiles that are in flight at once, by the compiler's own count."""
     plan, where = run.layout, device()
-    shared = (cast(streamed(run.chain, run.stream), run.dtype), dict(run.statistics))
+    shared = (prepared(run.chain, run.stream, run.dtype), dict(run.statistics))
     arguments = (*shared, run.key_words, plan.ids(*plan.tiles[0]), _span(run, 1, False), _tile(run, plan.tiles[0]))
     return _program(arguments, run, where).bytes * min(layouts.workers(where.platform), len(plan.tiles))
 
@@ -107,6 +108,11 @@ def signature(tree: Any) -> Any:
     wide_types = bool(jax.config.jax_enable_x64)  # pyright: ignore[reportAttributeAccessIssue]
     shapes = tuple((np.shape(a), jnp.result_type(a), getattr(a, "weak_type", False)) for a in leaves)
     return structure, shapes, wide_types
+
+
+def prepared(chain: Any, stream: str, dtype: Any) -> Any:
+    """The chain as the executors take it: drawing from that stream, each array once, in that precision."""
+    return cast(once(streamed(chain, stream)), dtype)
 
 
 def cast(tree: Any, dtype: Any) -> Any:

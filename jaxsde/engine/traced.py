@@ -58,7 +58,7 @@ def advance(
     if executor not in ("vmap", "native"):
         raise ValueError(f'executor must be "vmap" or "native", got {executor!r}')
     if executor == "native":
-        cast = launch.cast(chain, dtype)
+        cast = launch.prepared(chain, stream, dtype)
         why = native.refuses(cast, launch.one_state(cast, dtype), dtype, launch.device().platform, wanted=True)
         if why is None:
             return native_advance(cast, x0, jnp.asarray(words), steps, first_chain, first_step)

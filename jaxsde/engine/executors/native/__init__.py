@@ -29,8 +29,10 @@ from .seen import LANES
 _BUFFER_BYTES = 1 << 20  # of the positions of a tile, between two looks of XLA
 _SAMPLES = 64  # between two looks of the statistics
 _LONGEST, _SHORT = 32, 2000  # steps that are taken together, and their operations
-_SCALARS = 7_000  # a step of more operations than this is faster, and much sooner compiled, as loops
-_MOST = 16_000  # where there are no loops: beyond, a compiler would take longer than the run
+_SCALARS = 3_500  # a step of more operations than this is faster, and much sooner compiled, as loops
+_ROW = 100  # operations that an example of each chain's own is worth, to the compiler
+_PATIENT = 7_000  # the same, where a primitive has no loops
+_MOST = 16_000  # where examples have an order, for which there are no loops: beyond, a compiler would take longer than the run
 WIDEST = 64  # chains that a tile may have however large their steps: it is worked through vector by vector
 _NEVER = 1 << 62  # steps until a look
 _SCRATCH_BYTES = 1 << 20  # of two vectors of chains side by side
@@ -67,18 +69,24 @@ class _Plan:
         self.codes: dict[tuple[int, bool], _Code] = {}
         self.graphs: _Graphs | None = None
         try:
-            self.graphs = _Graphs(chain, state, dtype, self.limit)
-        except Unsupported:
+            self._in_scalars(_Graphs(chain, state, dtype, self.limit, _SCALARS))
+        except Unsupported as error:
             traced = block.trace(chain, state, dtype, length=1)
             if traced.order is not None:  # loops do not know whose turn it is
                 raise
-            self._in_loops(traced)
-        else:
-            fast, _ = self.graphs.near
-            self.dim = len(fast.positions[0])
-            size = sum(node.rate == CHAIN for node in ordered([*fast.after, fast.alive])) * 4 // max(4, fast.length)
-            # A short step waits for its own results: several vectors at once fill the time. A long one needs the registers.
-            self.vectors = 4 if size < 400 else 2 if size < 1200 else 1
+            try:
+                self._in_loops(traced)
+            except Unsupported:
+                if not isinstance(error, TooLarge):
+                    raise
+                self._in_scalars(_Graphs(chain, state, dtype, self.limit, _PATIENT))
+
+    def _in_scalars(self, graphs: _Graphs) -> None:
+        self.graphs, (fast, _) = graphs, graphs.near
+        self.dim = len(fast.positions[0])
+        size = sum(node.rate == CHAIN for node in ordered([*fast.after, fast.alive])) * 4 // max(4, fast.length)
+        # A short step waits for its own results: several vectors at once fill the time. A long one needs the registers.
+        self.vectors = 4 if size < 400 else 2 if size < 1200 else 1
 
     def _in_loops(self, traced: block.Traced) -> None:
         self.traced = traced
@@ -109,16 +117,24 @@ class _Plan:
 
 class _Graphs:
     """The steps without masks and with them. Of as many as share a call of the generator, as far as they are short; the draws that
-    steps share are nothing beside a very long one, which is taken by itself."""
+    steps share are nothing beside a very long one, which is taken by itself. `TooLarge` for a step of more than `most`
+    operations, unless it is one that only scalars can run."""
 
-    def __init__(self, chain: Any, state: Any, dtype: np.dtype, limit: float):
-        most = _MOST if orders.trace(chain.draws) is not None else _SCALARS
-        lengths = {block.length_of(chain.draws, _LONGEST): _SHORT, block.length_of(chain.draws): most, 1: most}
+    def __init__(self, chain: Any, state: Any, dtype: np.dtype, limit: float, most: int):
+        ordered_examples = orders.trace(chain.draws) is not None
+        most = _MOST if ordered_examples else most
+        # Entries of arrays that chains share are nodes, too, but no operations.
+        lengths = {block.length_of(chain.draws, _LONGEST): _SHORT, block.length_of(chain.draws): _SHORT, 1: 2 * most}
         self.limit = limit
         for length, self.operations in lengths.items():
             self.traced = block.trace(chain, state, dtype, length)
             try:
                 self.near = self._made(near=True)
+                fast = self.near[0]
+                nodes = ordered([*fast.after, fast.alive])
+                rows = {node.args[1].number for node in nodes if node.op == "row" and node.wide}
+                if length == 1 and sum(node.wide for node in nodes) + _ROW * len(rows) > most:
+                    raise TooLarge(f"a step of more than {most} scalar operations")
             except TooLarge:
                 if length == 1:
                     raise

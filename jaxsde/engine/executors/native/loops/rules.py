@@ -6,6 +6,7 @@ An entry-by-entry operation stays a formula until it is read more than once; the
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -43,19 +44,26 @@ class Rules:
     def _evaluate(self, jaxpr: Any, constants: list, arguments: list) -> list[Array]:
         values: dict[Any, Array] = dict(zip(jaxpr.constvars, constants, strict=True))
         values |= dict(zip(jaxpr.invars, arguments, strict=True))
-        uses = Counter(v for v in jaxpr.outvars if not isinstance(v, core.Literal))
-        for e in reversed(jaxpr.eqns):  # what nobody needs does not read either
+        known = _same(jaxpr)
+        name_of = lambda v: known.get(v, v)  # noqa: E731
+        equations = [e for e in jaxpr.eqns if not all(v in known for v in e.outvars)]
+        uses = Counter(name_of(v) for v in jaxpr.outvars if not isinstance(v, core.Literal))
+        for e in reversed(equations):  # what nobody needs does not read either
             if any(uses[v] for v in e.outvars):
-                uses.update(v for v in e.invars if not isinstance(v, core.Literal))
+                uses.update(name_of(v) for v in e.invars if not isinstance(v, core.Literal))
 
         def read(v: Any) -> Array:
-            return self.constant(np.asarray(v.val, getattr(v.aval, "dtype", None))) if isinstance(v, core.Literal) else values[v]
+            if isinstance(v, core.Literal):
+                return self.constant(np.asarray(v.val, getattr(v.aval, "dtype", None)))
+            return values[name_of(v)]
 
         # A product that is only read the other way round (the gradient of a matrix) lies in memory that way.
         turned = {
-            e.invars[0] for e in jaxpr.eqns if e.primitive.name == "transpose" and tuple(e.params["permutation"]) == (1, 0)
+            name_of(e.invars[0])
+            for e in equations
+            if e.primitive.name == "transpose" and tuple(e.params["permutation"]) == (1, 0)
         }
-        for equation in jaxpr.eqns:
+        for equation in equations:
             if not any(uses[v] for v in equation.outvars):
                 continue
             once = uses[equation.outvars[0]] == 1 and equation.outvars[0] in turned
@@ -166,6 +174,25 @@ class Rules:
 
     def empty(self, avals: list, **params: Any) -> list[Array]:
         return [literal(0, avals[0].shape, avals[0].dtype)]
+
+
+def _same(jaxpr: Any) -> dict[Any, Any]:
+    """For each result that an earlier equation has, too, that one's."""
+    found: dict[Any, Any] = {}
+    known: dict[Any, Any] = {}
+
+    def operand(v: Any) -> Any:
+        return ("literal", str(v.aval), np.asarray(v.val).tobytes()) if isinstance(v, core.Literal) else known.get(v, v)
+
+    for e in jaxpr.eqns:
+        params = tuple((k, v if isinstance(v, Hashable) else id(v)) for k, v in sorted(e.params.items()))
+        try:
+            first = found.setdefault((e.primitive, tuple(operand(v) for v in e.invars), params), e)
+        except TypeError:  # a parameter with a list inside
+            continue
+        if first is not e:
+            known |= {v: w for v, w in zip(e.outvars, first.outvars, strict=True) if not isinstance(v, core.DropVar)}
+    return known
 
 
 _FLOW: dict[str, Any] = {

@@ -15,6 +15,8 @@ from .body import Body
 from .nests import Nests
 from .structure import reshape, transposed
 
+_ROUNDS = 4  # of a loop that is not worth one
+
 
 def fold(nests: Nests, operation: str, x: Array, axes: Sequence[int]) -> Array:
     """The sum (or what the operation makes of them) of the entries along some axes."""
@@ -116,9 +118,12 @@ def _summed(
                 nests, rest, length, together, kinds, loop.carried, lambda b, a, i, n: step(b, a, (loop.at, *i), n), dtype
             )
         return loop.next
-    whole = length - length % together
-    values = starts
-    if whole:
+    whole, values = length - length % together, starts
+    if whole <= _ROUNDS * together:  # no loop
+        for k in range(0, whole, together):
+            body = nests.graph()
+            values = body.need(step(body, [body.given(name, dtype) for name in values], (At(k),), together))
+    else:
         with nests.loop(0, whole, together, kinds, starts) as loop:
             body = nests.graph()
             nodes = [body.given(name, dtype) for name in loop.carried]
@@ -136,11 +141,12 @@ def _summed(
 def product(nests: Nests, x: Array, y: Array, dtype: Any, turned: bool = False) -> Array:
     """Σ_k x[b, m, k] y[b, n, k] as [b, m, n]; `turned`: in the memory of [b, n, m]."""
     (batch, m, depth), n = x.shape, y.shape[1]
-    x, y = (nests.ready(a) for a in (x, y))
+    tile_m, tile_n = _tiles(m, n, x.uniform, y.uniform, nests.registers)
+    x = x if n <= tile_n and x.whole else nests.ready(x)  # what is read once is worked out where it is read
+    y = y if m <= tile_m and y.whole else nests.ready(y)
     buffer = nests.buffer(batch * m * n, dtype)
     strides = (m * n, 1, m) if turned else (m * n, n, 1)
     out = View(buffer, At(), strides, buffer.dtype).array((batch, m, n))
-    tile_m, tile_n = _tiles(m, n, x.uniform, y.uniform, nests.registers)
     kind = nests.body.vector(TYPES[np.dtype(dtype).name])
     nests.time += 1
     # So many sums side by side that none waits for its own last addition; the tile has no say in the order of a sum.
