@@ -29,7 +29,7 @@ from .seen import LANES
 _BUFFER_BYTES = 1 << 20  # of the positions of a tile, between two looks of XLA
 _SAMPLES = 64  # between two looks of the statistics
 _LONGEST, _SHORT = 32, 2000  # steps that are taken together, and their operations
-_SCALARS = 3_500  # a step of more operations than this is faster, and much sooner compiled, as loops
+_SCALARS = 2_500  # a step of more operations than this is faster, and much sooner compiled, as loops
 _ROW = 100  # operations that an example of each chain's own is worth, to the compiler
 _PATIENT = 7_000  # the same, where a primitive has no loops
 _MOST = 16_000  # where examples have an order, for which there are no loops: beyond, a compiler would take longer than the run

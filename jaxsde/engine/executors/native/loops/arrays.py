@@ -63,7 +63,7 @@ class Array:
     """`parts(index)` names the entries of other arrays that an entry is made of, and how.
 
     `uniform`: all chains have the same. `cuts`: along each axis, where the formula changes: no loop goes across. `view` is set
-    where the entries lie in memory; `work` where an entry costs more than to read it.
+    where the entries lie in memory; `work` is the operations that an entry costs, beyond reading memory.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Array:
         uniform: bool,
         cuts: Sequence[frozenset[int]] | None = None,
         view: View | None = None,
-        work: bool = True,
+        work: int = 1,
     ):
         self.shape, self.dtype = tuple(int(n) for n in shape), np.dtype(dtype)
         self.parts, self.uniform, self.view, self.work = parts, uniform, view, work
@@ -146,12 +146,12 @@ def contiguous(shape: Sequence[int]) -> tuple[int, ...]:
 
 def scalar(node: Callable[[Graph], Node], dtype: Any, uniform: bool) -> Array:
     """One number that is there already."""
-    return Array((), dtype, lambda i: ((), node), uniform=uniform, work=False)
+    return Array((), dtype, lambda i: ((), node), uniform=uniform, work=0)
 
 
 def literal(value: Any, shape: Sequence[int], dtype: Any) -> Array:
     """The same number everywhere."""
-    return Array(shape, dtype, lambda i: ((), lambda g: g.literal(value, dtype)), uniform=True, work=False)
+    return Array(shape, dtype, lambda i: ((), lambda g: g.literal(value, dtype)), uniform=True, work=0)
 
 
 def same(g: Graph, x: Node) -> Node:

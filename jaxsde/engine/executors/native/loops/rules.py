@@ -1,6 +1,6 @@
 """A jaxpr of one chain as formulas and loops: structure is a matter of indices, sums and products are loops.
 
-An entry-by-entry operation stays a formula until it is read more than once; then it is worked out and stored.
+An entry-by-entry operation stays a formula; one of some length that is read more than once is worked out and stored.
 """
 
 from __future__ import annotations
@@ -20,6 +20,12 @@ from .indices import INDICES
 from .nests import Nests
 from .structure import STRUCTURE, row_of
 from .sums import SUMS, dot_general
+
+_AGAIN = 3  # operations that are cheaper once more than in memory
+_CHEAP = {
+    "add", "sub", "mul", "neg", "abs", "max", "min", "select_n", "square", "and", "or", "not", "eq", "ne", "lt", "le", "gt", "ge",
+}  # fmt: skip
+_DEAR = 8  # operations that another one is worth
 
 
 class Rules:
@@ -69,7 +75,7 @@ class Rules:
             once = uses[equation.outvars[0]] == 1 and equation.outvars[0] in turned
             results = self._apply(equation, [read(v) for v in equation.invars], once)
             for v, x in zip(equation.outvars, results, strict=True):
-                again = self.stores and uses[v] > 1 and x.work and not x.uniform
+                again = self.stores and uses[v] > 1 and x.work > _AGAIN and not x.uniform
                 values[v] = self.nests.stored(x) if again else x
         return [read(v) for v in jaxpr.outvars]
 
@@ -84,7 +90,7 @@ class Rules:
         if name in CALLS and params.get("name") == "rarely":
             return operands
         if name in ELEMENTWISE:
-            return [self.elementwise(ELEMENTWISE[name], avals[0], operands, params)]
+            return [self.elementwise(name, avals[0], operands, params)]
         inner = params["jaxpr"] if name in CALLS else None
         if name.startswith("custom_"):
             inner = params.get("call_jaxpr") or params.get("fun_jaxpr")
@@ -100,8 +106,8 @@ class Rules:
             return found if isinstance(found, list) else [found]
         raise Unsupported(f"the primitive {name}")
 
-    def elementwise(self, rule: Any, aval: Any, operands: list[Array], params: dict) -> Array:
-        shape = tuple(aval.shape)
+    def elementwise(self, name: str, aval: Any, operands: list[Array], params: dict) -> Array:
+        rule, shape = ELEMENTWISE[name], tuple(aval.shape)
 
         def parts(i: Index) -> Parts:
             return [(x, of(x, i)) for x in operands], lambda g, *nodes: rule(g, *nodes, **params)
@@ -114,7 +120,8 @@ class Rules:
             self.nests.stored(x) if x.work and not x.uniform and x.size < int(np.prod(shape)) else x for x in operands
         ]
         cuts = [frozenset[int]().union(*(x.cuts[d] for x in operands if x.shape)) for d in range(len(shape))]
-        return Array(shape, aval.dtype, parts, uniform=all(x.uniform for x in operands), cuts=cuts)
+        work = (1 if name in _CHEAP else _DEAR) + sum(x.work for x in operands)
+        return Array(shape, aval.dtype, parts, uniform=all(x.uniform for x in operands), cuts=cuts, work=work)
 
     def scan(
         self, avals: list, *operands: Array, jaxpr: Any, length: int, reverse: bool, num_consts: int, num_carry: int,

@@ -139,7 +139,7 @@ def _joined(nests: Nests, aval: Any, pieces: list[tuple[Array, int, int, int]], 
             found |= {a + c for c in x.cuts[d]} | {a, b} if d == axis else x.cuts[d]
         cuts.append(frozenset(c for c in found if 0 < c < aval.shape[d]))
     return Array(aval.shape, aval.dtype, parts, uniform=all(x.uniform for x, *_ in pieces), cuts=cuts,
-                 work=any(x.work for x, *_ in pieces))  # fmt: skip
+                 work=max((x.work for x, *_ in pieces), default=0))  # fmt: skip
 
 
 def pad(nests: Nests, avals: list, x: Array, fill: Array, *, padding_config: tuple, **params: Any) -> Array:
@@ -190,7 +190,7 @@ def iota(nests: Nests, avals: list, *, dimension: int, **params: Any) -> Array:
 
         return (), rule
 
-    return Array(aval.shape, aval.dtype, parts, uniform=True, work=False)
+    return Array(aval.shape, aval.dtype, parts, uniform=True, work=0)
 
 
 def transposed(nests: Nests, x: Array, order: Sequence[int]) -> Array:

@@ -10,12 +10,12 @@ import numpy as np
 
 from ...scalar.graph import STEP, Graph, Node, Unsupported
 from ..vectors import TYPES
-from .arrays import Array, At, Index, View
+from .arrays import Array, At, Index, Parts, View
 from .body import Body
 from .nests import Nests
 from .structure import reshape, transposed
 
-_ROUNDS = 4  # of a loop that is not worth one
+_ROUNDS = 4  # of a loop that is not worth one, and products of a sum that is not
 
 
 def fold(nests: Nests, operation: str, x: Array, axes: Sequence[int]) -> Array:
@@ -202,16 +202,20 @@ def dot_general(
     (left, rows), (right, columns) = flat(x, cx, bx), flat(y, cy, by)
     batch = [x.shape[int(d)] for d in bx]
     shape = (*batch, *rows, *columns)
-    if left.shape[2] == 1:  # of two vectors: a formula
+    depth = left.shape[2]
+    if depth <= _ROUNDS:  # so few products: a formula
         left, right = (nests.ready(a) for a in (left, right))
-        outer = Array(
-            (left.shape[0], left.shape[1], right.shape[1]), aval.dtype,
-            lambda i: (
-                [(left, (i[0], i[1], At())), (right, (i[0], i[2], At()))], lambda g, a, b: g.op("mul", aval.dtype, a, b)
-            ),
-            uniform=left.uniform and right.uniform,
-        )  # fmt: skip
-        return reshape(nests, [], outer, new_sizes=shape)
+
+        def parts(i: Index) -> Parts:
+            return [(a, (i[0], i[1 + side], At(k))) for k in range(depth) for side, a in enumerate((left, right))], added
+
+        def added(g: Graph, *factors: Node) -> Node:
+            return g.total(zip(factors[::2], factors[1::2], strict=True), aval.dtype)
+
+        shape_of = (left.shape[0], left.shape[1], right.shape[1])
+        work, uniform = depth + left.work + right.work, left.uniform and right.uniform
+        few = Array(shape_of, aval.dtype, parts, uniform=uniform, work=work)
+        return reshape(nests, [], few, new_sizes=shape)
     flat_product = product(nests, left, right, aval.dtype, turned and not batch)
     return reshape(nests, [], flat_product, new_sizes=shape)
 
