@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxsde as js
+from jaxsde import random
 from jaxsde.engine import launch
+from jaxsde.engine.executors import native
 from jaxsde.engine.executors.native.looks import Looking, looks
+from jaxsde.engine.executors.tile import Span
 from jaxsde.statistics.sums import CARRY
 
 KEY = js.key(3)
@@ -124,9 +129,26 @@ def test_counts_are_exact_where_a_launch_passes_the_words(monkeypatch):
     at_once = len(emptied)
     room = 30_000  # less than two calls of the code see
     monkeypatch.setitem(Looking.advance.__globals__, "_COUNTED", room)
+    monkeypatch.setattr(native, "_CALLS", 1)  # planned at a time
     for a, b in zip(counts, leaves(run(statistics=histogram), ["boxes"]), strict=True):
         np.testing.assert_array_equal(a, b)
     assert len(emptied) > at_once + 4 and 0 < max(emptied[at_once:]) < room
+
+
+@pytest.mark.parametrize("every", [1, 7])
+def test_calls_are_planned_some_at_a_time(every):
+    """Every step in one call, every look where it is due, none beyond a step whose upper word turns."""
+    plan, steps, first = SimpleNamespace(every=every, samples=64, dtype=np.dtype(np.float32)), 5 * every, 150_000 * every
+    clock = 2**32 - 1000 - (2**32 - 1000) % every
+    span = Span(random.clock(clock, CHAIN.draws), np.int32(3), np.int32(3 + first + steps), np.bool_(True), np.int32(0))
+    pieces = list(native.Program._schedule(plan, SimpleNamespace(dt=0.5), span, True))  # pyright: ignore
+    assert len(pieces) > 2 and max(len(calls) for calls, _, _ in pieces) <= native._CALLS
+    calls, looks, times = (np.concatenate([p[i] for p in pieces]) for i in range(3))
+    assert calls[0, 0] == clock + 3 and calls[-1, 1] == clock + 3 + first + steps and (calls[1:, 0] == calls[:-1, 1]).all()
+    assert 2**32 in calls[:, 0] and calls[:, 3].max() <= 64
+    due = [clock + look + every * k for look, n in zip(looks, calls[:, 3], strict=True) for k in range(n)]
+    assert due == list(range(clock + (3 // every + 1) * every, clock + 3 + first + steps + 1, every))
+    assert len(times) == len(due) and (calls[:, 0] + calls[:, 2] == clock + looks).all()
 
 
 def test_new_edges_compile_nothing():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -28,6 +28,7 @@ from .seen import LANES
 
 _BUFFER_BYTES = 1 << 20  # of the positions of a tile, between two looks of XLA
 _SAMPLES = 64  # between two looks of the statistics
+_CALLS = 1024  # of the code, that Python plans at once
 _LONGEST, _SHORT = 32, 2000  # steps that are taken together, and their operations
 _SCALARS = 2_500  # a step of more operations than this is faster, and much sooner compiled, as loops
 _ROW = 100  # operations that an example of each chain's own is worth, to the compiler
@@ -256,47 +257,49 @@ class Program:
             *(a.ctypes.data for a in (*ids, held.alive, held.survived, out, seen)),
         )  # fmt: skip
         key, living = (int(words[0]), int(words[1])), alive.view(np.uint8)
-        schedule, first_looks, times = self._schedule(chain, span, looking)
-        if ours is not None and not rest:
-            given = (*kernel_takes, self.lanes, self.part, *key, self.every, self.samples, scratch.ctypes.data)
-            ours.advance(code, given, living, times, schedule)
-            return {**accumulators, **ours.done()}
-        for entry, first_look in zip(schedule, first_looks, strict=True):
-            first, last, until, due = (int(n) for n in entry)
-            if ours is not None:
-                given = (*kernel_takes, self.lanes, self.lanes, *key, self.every, self.samples, scratch.ctypes.data)
-                ours.advance(code, given, living, times, entry[None])
-                times = times[due:]
-            else:
-                code.call(*kernel_takes, 0, self.lanes, *key, first, last, until, self.every, self.samples, scratch.ctypes.data)
-            if rest and due:
-                assert self.look is not None
-                full = (seen != 0) & alive.reshape(-1, 1, LANES)
-                found = self.look(
-                    chain, rest, self._rest(accumulators), span.clock, out, full, np.int32(first_look), np.int32(due)
-                )
-                accumulators = {**accumulators, **jax.block_until_ready(found)}  # before the buffer is written again
+        for schedule, first_looks, times in self._schedule(chain, span, looking):
+            if ours is not None and not rest:
+                given = (*kernel_takes, self.lanes, self.part, *key, self.every, self.samples, scratch.ctypes.data)
+                ours.advance(code, given, living, times, schedule)
+                continue
+            for entry, first_look in zip(schedule, first_looks, strict=True):
+                first, last, until, due = (int(n) for n in entry)
+                if ours is not None:
+                    given = (*kernel_takes, self.lanes, self.lanes, *key, self.every, self.samples, scratch.ctypes.data)
+                    ours.advance(code, given, living, times, entry[None])
+                    times = times[due:]
+                else:
+                    code.call(*kernel_takes, 0, self.lanes, *key, first, last, until, self.every, self.samples, scratch.ctypes.data)
+                if rest and due:
+                    assert self.look is not None
+                    full = (seen != 0) & alive.reshape(-1, 1, LANES)
+                    found = self.look(
+                        chain, rest, self._rest(accumulators), span.clock, out, full, np.int32(first_look), np.int32(due)
+                    )
+                    accumulators = {**accumulators, **jax.block_until_ready(found)}  # before the buffer is written again
         return accumulators if ours is None else {**accumulators, **ours.done()}
 
-    def _schedule(self, chain: Any, span: Span, looking: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(first step, last, steps until the first look, looks) of each call [calls, 4]: no more looks than the buffer has room
-        for, and none beyond a `turn`; the first look of each, counted from the clock; and the times of all looks."""
+    def _schedule(self, chain: Any, span: Span, looking: bool) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Some calls at a time, so that memory does not grow with the steps: (first step, last, steps until the first look, looks)
+        of each [calls, 4], with no more looks than the buffer has room for and none beyond a `turn`; the first look of each,
+        counted from the clock; and the times of all looks."""
         clock = int(span.clock.step[0]) + (int(span.clock.step[1]) << 32)
-        begin, last, every = int(span.begin), int(span.end), self.every
-        first_look = (begin // every + 1) * every
-        full = np.arange(first_look + (self.samples - 1) * every, last if looking else 0, self.samples * every)
-        turns, turn = [], kernel.turn(clock + begin) - clock
-        while turn < last:
-            turns.append(turn)
-            turn = kernel.turn(clock + turn) - clock
-        stops = np.union1d(np.append(full, last), np.array(turns, np.int64)).astype(np.int64)
-        starts = np.append(np.int64(begin), stops[:-1])
-        looks = (starts // every + 1) * every
-        due = np.maximum((stops - looks) // every + 1, 0) if looking else np.zeros_like(stops)
-        until = looks - starts if looking else np.full_like(stops, _NEVER)
         dt, number_of = np.asarray(chain.dt, self.dtype), np.asarray(number(span.clock, self.dtype))
-        times = (number_of + np.arange(first_look, last + 1 if looking else 0, every).astype(self.dtype)) * dt
-        return np.stack([clock + starts, clock + stops, until, due], axis=1), looks, np.ascontiguousarray(times)
+        start, last, every = int(span.begin), int(span.end), self.every
+        while start < last:
+            first_look, stop = (start // every + 1) * every, last
+            if looking:
+                stop = min(stop, start // every * every + _CALLS * self.samples * every)
+            stop = min(stop, kernel.turn(clock + start) - clock)
+            full = np.arange(first_look + (self.samples - 1) * every, stop if looking else 0, self.samples * every)
+            stops = np.append(full, stop).astype(np.int64)
+            starts = np.append(np.int64(start), stops[:-1])
+            looks = (starts // every + 1) * every
+            due = np.maximum((stops - looks) // every + 1, 0) if looking else np.zeros_like(stops)
+            until = looks - starts if looking else np.full_like(stops, _NEVER)
+            times = (number_of + np.arange(first_look, stop + 1 if looking else 0, every).astype(self.dtype)) * dt
+            yield np.stack([clock + starts, clock + stops, until, due], axis=1), looks, np.ascontiguousarray(times)
+            start = stop
 
 
 def _look(

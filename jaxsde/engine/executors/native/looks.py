@@ -94,19 +94,15 @@ class Looking:
 
     def advance(self, code: Any, given: Sequence[int], living: np.ndarray, times: np.ndarray, schedule: np.ndarray) -> None:
         """The steps of the schedule [entries, 4] by a kernel that is given all this but for the steps, and their samples seen."""
-        most = max(1, _COUNTED // (2 * self.lanes * max(1, int(schedule[:, 3].max(initial=0)))))
-        at = ctypes.addressof
-        for begin in range(0, len(schedule), most):
-            some = np.ascontiguousarray(schedule[begin : begin + most])
-            samples = int(some[:, 3].sum())
-            if self.pending + samples * self.lanes >= _COUNTED:
-                self._settle()
-            self.pending += samples * self.lanes
-            self.code.call(
-                code.address, *given, self.vectors.ctypes.data, *(at(p) for p in self.pointers), living.ctypes.data,
-                times.ctypes.data, some.ctypes.data, len(some),
-            )  # fmt: skip
-            times = times[samples:]
+        samples = int(schedule[:, 3].sum()) * self.lanes
+        if self.pending + samples >= _COUNTED:
+            self._settle()
+        self.pending += samples
+        at, schedule = ctypes.addressof, np.ascontiguousarray(schedule)
+        self.code.call(
+            code.address, *given, self.vectors.ctypes.data, *(at(p) for p in self.pointers), living.ctypes.data,
+            times.ctypes.data, schedule.ctypes.data, len(schedule),
+        )  # fmt: skip
 
     def done(self) -> dict:
         """The accumulators after all that was seen, of these statistics."""
