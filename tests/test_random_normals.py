@@ -39,25 +39,41 @@ seven_rounds, five_rounds, two_rounds = (rounds_of_philox(rounds) for rounds in 
 
 
 @functools.partial(jax.jit, static_argnames=("stream", "lanes"))
+def drawn(stream, words, chain, clock, lanes):
+    return stream(words, chain, clock, lanes)
+
+
+def initial(words, chain, clock, lanes):
+    return random.initial_normals(words, chain, lanes)
+
+
 def summary(stream, words, chain, clock, lanes):
-    """Sums over one block, per chain: powers 1 .. 8; tail counts; products with every kind of neighbour and of squares."""
+    """`sums` over one block. Only the draws are compiled for each stream, not the sums."""
 
-    def draw(w=words, c=chain, t=clock):
-        return stream(w, c, t, lanes)
+    def draw(w=words, c=chain, t=clock, f=stream):
+        return drawn(f, w, c, t, lanes)
 
-    z = draw()
     step = (clock.step[0], clock.step[1] + np.uint32(1))
+    beside = {
+        "chain + 2^16": draw(c=(chain[0] + FAR, chain[1])),
+        "chain + 2^32": draw(c=(chain[0], chain[1] + np.uint32(1))),
+        "step + 2^32": draw(t=clock._replace(step=step)),
+        "key + 1": draw(w=words + np.array([0, 1], np.uint32)),
+    }
+    return sums(draw(), beside, draw(f=initial))
+
+
+@jax.jit
+def sums(z, beside, first):
+    """Of normals, per chain: powers 1 .. 8; tail counts; products with every kind of neighbour and of squares."""
     pairs = {
         "chain + 1": (z[..., 1:], z[..., :-1]),
         "step + 1": (z[1:], z[:-1]),
         "step + 4": (z[4:], z[:-4]),
-        "chain + 2^16": (z, draw(c=(chain[0] + FAR, chain[1]))),
-        "chain + 2^32": (z, draw(c=(chain[0], chain[1] + np.uint32(1)))),
-        "step + 2^32": (z, draw(t=clock._replace(step=step))),
-        "key + 1": (z, draw(w=words + np.array([0, 1], np.uint32))),
-        "initial": (z[0], random.initial_normals(words, chain, lanes)),
+        "initial": (z[0], first),
+        **{name: (z, other) for name, other in beside.items()},
     }
-    if lanes > 1:
+    if z.shape[1] > 1:
         pairs["lane + 1"] = z[:, 1:], z[:, :-1]
     products = {}
     for name, (x, y) in pairs.items():

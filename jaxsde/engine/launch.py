@@ -15,8 +15,7 @@ from .. import random
 from . import layout as layouts
 from .executors import EXECUTORS
 from .executors.tile import Span, Tile
-from .shared import once
-from .streams import streamed
+from .wrapped import once, streamed
 
 
 def advance(run: Any, steps: int, collecting: bool) -> Any:

@@ -16,7 +16,7 @@ from ..types import Chain
 from . import launch
 from .executors import native
 from .executors.native.called import advance as native_advance
-from .streams import streamed
+from .wrapped import streamed
 
 _BLOCK = 16
 

@@ -1,4 +1,5 @@
-"""A chain in which an array occurs once, however many of its parts hold it: the data of an SDE's drift and of its noise."""
+"""Chains as the executors take them: drawing from the stream of the run, and with an array once, however many of their parts
+hold it (the data of an SDE's drift and of its noise)."""
 
 from __future__ import annotations
 
@@ -8,21 +9,15 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from .. import random
 from ..struct import static, struct
 from ..types import Chain, Drawn, Draws
 
 
-@struct
-class Once:
-    """`structure` with the leaves arrays[i] for i in `where`."""
+class Wrapped:
+    """What `chain` does."""
 
-    arrays: list
-    where: tuple[int, ...] = static()
-    structure: Any = static()
-
-    @property
-    def chain(self) -> Any:
-        return self.structure.unflatten([self.arrays[i] for i in self.where])
+    chain: Any
 
     @property
     def dt(self) -> Any:
@@ -32,10 +27,6 @@ class Once:
     def dim(self) -> int:
         return self.chain.dim
 
-    @property
-    def draws(self) -> Draws:
-        return self.chain.draws
-
     def init(self, x0: Float[Array, " d"]) -> PyTree:
         return self.chain.init(x0)
 
@@ -44,6 +35,39 @@ class Once:
 
     def position(self, state: PyTree) -> Float[Array, " d"]:
         return self.chain.position(state)
+
+
+@struct
+class Drawing(Wrapped):
+    """A chain with other `draws`."""
+
+    chain: Any
+    draws: Draws = static()
+
+
+@struct
+class Once(Wrapped):
+    """The chain of this `structure` with the leaves arrays[i] for i in `where`."""
+
+    arrays: list
+    where: tuple[int, ...] = static()
+    structure: Any = static()
+
+    @property
+    def chain(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.structure.unflatten([self.arrays[i] for i in self.where])
+
+    @property
+    def draws(self) -> Draws:
+        return self.chain.draws
+
+
+def streamed(chain: Chain, stream: str) -> Chain:
+    """The chain, drawing from the stream of that name. `ValueError` for another name than those of `random.STREAMS`."""
+    if stream not in random.STREAMS:
+        raise ValueError(f"stream must be one of {', '.join(random.STREAMS)}; got {stream!r}")
+    rounds = random.STREAMS[stream]
+    return chain if rounds == chain.draws.rounds else Drawing(chain, chain.draws._replace(rounds=rounds))
 
 
 def once(chain: Chain) -> Chain:
