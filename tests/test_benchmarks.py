@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from by_default import some
 
 from benchmarks import equations, gpu, harness, plot, scaling, throughput, yardstick
 from jaxsde import bench, cli
@@ -76,13 +77,7 @@ def test_a_wrong_program_is_refused_before_it_is_timed(fault):
         harness.measure(workload(harness.Implementation("fast", "peer", 100, WRONG[fault])), rounds=1)
 
 
-def some(names, *default):
-    """These by default, and all of them where there is time."""
-    assert set(default) <= set(names)
-    return [pytest.param(n, marks=() if n in default else pytest.mark.slow) for n in names]
-
-
-@pytest.mark.parametrize("name", some(throughput.WORKLOADS, "ou", "network"))
+@pytest.mark.parametrize("name", some(throughput.WORKLOADS, ["ou", "network"]))
 def test_every_implementation_gives_the_right_answer(name):
     """With few steps each, against a plain loop in float64; the yardstick only where it can be compiled."""
     chains, steps = 4096, 12
@@ -140,7 +135,7 @@ def test_bench_in_short(monkeypatch, tmp_path, capsys):
     assert "give a .png or .svg file" in json.loads(capsys.readouterr().out)["error"]
 
 
-@pytest.mark.parametrize("name", some(gpu.CASES, "OU 4-d"))
+@pytest.mark.parametrize("name", some(gpu.CASES, ["OU 4-d"]))
 def test_the_gpu_workloads_on_whatever_is_here(name):
     """Every executor and the peer agree with the loop in float64, or the harness would refuse them."""
     work = gpu.workload(name, 256, ("auto", "lanes"), scale=0.001)

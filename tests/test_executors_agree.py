@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
+from by_default import some
 
 import jaxsde as js
 from jaxsde.dynamics.gradients import SAMPLINGS
@@ -62,14 +63,10 @@ def test_losses(name, sampling):
 
 
 # every potential and every integrator by default, and all pairs of them where there is time
-PAIRS = [
-    pytest.param(name, integrator, marks=() if integrator == "heun" or name == "double_well" else pytest.mark.slow)
-    for name in POTENTIALS
-    for integrator in PLAIN
-]
+PAIRS = [(name, integrator) for name in POTENTIALS for integrator in PLAIN]
 
 
-@pytest.mark.parametrize("name,integrator", PAIRS)
+@pytest.mark.parametrize("name,integrator", some(PAIRS, [p for p in PAIRS if p[1] == "heun" or p[0] == "double_well"]))
 def test_potentials(name, integrator):
     check(*diffusion(name, integrator), "native", np.float32)
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from by_default import some
 
 import jaxsde as js
 from jaxsde.engine import launch
@@ -72,11 +73,11 @@ def distance(a, b):
     return np.abs(a - b).max() / (eps * max(1.0, np.abs(a).max()))
 
 
-# a chain of every kind by default, and all of them where there is time
+# data in any order and in epochs, an optimiser, equations; all of them where there is time
 SOME = ("regression", "reshuffled", "adam", "well, d=2", "multiplicative", "three points")
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in SOME else pytest.mark.slow) for n in CHAINS])
+@pytest.mark.parametrize("name", some(CHAINS, SOME))
 def test_the_chains_of_vmap(name):
     chain = CHAINS[name]()
     ours = run(chain, "lanes")
@@ -94,7 +95,7 @@ def test_double_precision(name):
 BITS = ["regression", "reshuffled", "adam", "well, d=1", "well, d=2", "multiplicative"]
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n == "well, d=2" else pytest.mark.slow) for n in BITS])
+@pytest.mark.parametrize("name", some(BITS, ["well, d=2"]))
 def test_no_bit_depends_on_chunks_looks_or_neighbours(name):
     """Where a product is fused into a sum is the compiler's choice, and another program chooses differently."""
     chain = CHAINS[name]()

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from by_default import some
 from processors import PROCESSORS
 
 import jaxsde as js
@@ -89,7 +90,7 @@ PAIRS += [(name, s) for s in IN_ORDER for name in ("squared", "softmax")]
 SOME = [p for p in PAIRS if p[0] == "squared" or p[1] == "with_replacement"]
 
 
-@pytest.mark.parametrize("name, sampling", [pytest.param(*p, marks=() if p in SOME else pytest.mark.slow) for p in PAIRS])
+@pytest.mark.parametrize("name, sampling", some(PAIRS, SOME))
 def test_losses_and_samplings(name, sampling):
     loss, target, start = LOSSES[name]
     if sampling in ("full_batch", "gaussian", "two_point", "three_point"):  # a step works through all examples

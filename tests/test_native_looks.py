@@ -141,14 +141,15 @@ def test_calls_are_planned_some_at_a_time(every):
     plan, steps, first = SimpleNamespace(every=every, samples=64, dtype=np.dtype(np.float32)), 5 * every, 150_000 * every
     clock = 2**32 - 1000 - (2**32 - 1000) % every
     span = Span(random.clock(clock, CHAIN.draws), np.int32(3), np.int32(3 + first + steps), np.bool_(True), np.int32(0))
-    pieces = list(native.Program._schedule(plan, SimpleNamespace(dt=0.5), span, True))  # pyright: ignore
+    pieces = list(native.Program._schedule(plan, SimpleNamespace(dt=0.5), span, True, native._CALLS))  # pyright: ignore
     assert len(pieces) > 2 and max(len(calls) for calls, _, _ in pieces) <= native._CALLS
-    calls, looks, times = (np.concatenate([p[i] for p in pieces]) for i in range(3))
+    assert [clock + first_look for _, first_look, _ in pieces] == [calls[0, 0] + calls[0, 2] for calls, _, _ in pieces]
+    calls, times = (np.concatenate([p[i] for p in pieces]) for i in (0, 2))
     assert calls[0, 0] == clock + 3 and calls[-1, 1] == clock + 3 + first + steps and (calls[1:, 0] == calls[:-1, 1]).all()
     assert 2**32 in calls[:, 0] and calls[:, 3].max() <= 64
-    due = [clock + look + every * k for look, n in zip(looks, calls[:, 3], strict=True) for k in range(n)]
+    due = [begin + until + every * k for begin, _, until, n in calls.tolist() for k in range(n)]
     assert due == list(range(clock + (3 // every + 1) * every, clock + 3 + first + steps + 1, every))
-    assert len(times) == len(due) and (calls[:, 0] + calls[:, 2] == clock + looks).all()
+    np.testing.assert_allclose(times, 0.5 * np.array(due, float), rtol=1e-6)
 
 
 def test_new_edges_compile_nothing():

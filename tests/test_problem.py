@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from by_default import some
 
 import jaxsde as js
 from jaxsde.problems import problem as problems
@@ -71,10 +72,10 @@ def test_a_finite_sum_is_its_formulas(n, d):
         close(p.noise_covariance(point), each.T @ each / n)
 
 
-@pytest.mark.parametrize(
-    "numbers, n", [pytest.param(b, n, marks=() if (b in (1, 300)) == (n == 37) else pytest.mark.slow)
-                   for b in (1, 64, 300, 333) for n in (37, 40)]
-)  # fmt: skip
+BLOCKS = [(numbers, n) for numbers in (1, 64, 300, 333) for n in (37, 40)]
+
+
+@pytest.mark.parametrize("numbers, n", some(BLOCKS, [(1, 37), (64, 40), (300, 37), (333, 40)]))
 def test_cutting_into_blocks_changes_nothing(monkeypatch, numbers, n):
     data, params, features, y, phi = tree(n, 9)
     loss, g, h, sigma, each = reference(features, y, phi)

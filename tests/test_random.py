@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from by_default import some
 from jax import lax
 
 from jaxsde import random
@@ -38,7 +39,7 @@ KINDS = {
 
 # each shape by itself where there is time; by default all of them at once, and one of each
 SOME = ("one normal", "three three-point", "epochs of 100", "everything")
-BY_KIND = [pytest.param(kind, marks=() if kind in SOME else pytest.mark.slow) for kind in KINDS]
+BY_KIND = some(KINDS, SOME)
 
 
 # --- a second implementation, in Python integers, of the published algorithm and of the documented layout ---

@@ -35,7 +35,6 @@ _ROW = 100  # operations that an example of each chain's own is worth, to the co
 _PATIENT = 7_000  # the same, where a primitive has no loops
 _MOST = 16_000  # where examples have an order, for which there are no loops: beyond, a compiler would take longer than the run
 WIDEST = 64  # chains that a tile may have however large their steps: it is worked through vector by vector
-_NEVER = 1 << 62  # steps until a look
 _SCRATCH_BYTES = 1 << 20  # of two vectors of chains side by side
 _ARGUMENTS = (*[ctypes.c_void_p] * 8, *[ctypes.c_int64] * 2, *[ctypes.c_uint32] * 2, *[ctypes.c_int64] * 5, ctypes.c_void_p)
 
@@ -122,25 +121,25 @@ class _Graphs:
     operations, unless it is one that only scalars can run."""
 
     def __init__(self, chain: Any, state: Any, dtype: np.dtype, limit: float, most: int):
-        ordered_examples = orders.trace(chain.draws) is not None
-        most = _MOST if ordered_examples else most
+        self.limit, most = limit, _MOST if orders.trace(chain.draws) is not None else most
         # Entries of arrays that chains share are nodes, too, but no operations.
         lengths = {block.length_of(chain.draws, _LONGEST): _SHORT, block.length_of(chain.draws): _SHORT, 1: 2 * most}
-        self.limit = limit
         for length, self.operations in lengths.items():
             self.traced = block.trace(chain, state, dtype, length)
             try:
                 self.near = self._made(near=True)
-                fast = self.near[0]
-                nodes = ordered([*fast.after, fast.alive])
-                rows = {node.args[1].number for node in nodes if node.op == "row" and node.wide}
-                if length == 1 and sum(node.wide for node in nodes) + _ROW * len(rows) > most:
+                if length == 1 and self._cost() > most:
                     raise TooLarge(f"a step of more than {most} scalar operations")
             except TooLarge:
                 if length == 1:
                     raise
             else:
                 break
+
+    def _cost(self) -> int:
+        """Operations that differ from chain to chain, to the compiler."""
+        wide = [node for node in ordered([*self.near[0].after, self.near[0].alive]) if node.wide]
+        return len(wide) + _ROW * len({node.args[1].number for node in wide if node.op == "row"})
 
     def far(self) -> tuple[block.Steps, block.Steps]:
         return self._made(near=False)
@@ -252,53 +251,48 @@ class Program:
         shared, state, scratch = (
             memory.pointers(tables), memory.pointers([row for r in held.state for row in r]), memory.aligned(code.scratch)
         )  # fmt: skip
-        kernel_takes = (
+        takes = (
             ctypes.addressof(state), ctypes.addressof(shared),
             *(a.ctypes.data for a in (*ids, held.alive, held.survived, out, seen)),
         )  # fmt: skip
-        key, living = (int(words[0]), int(words[1])), alive.view(np.uint8)
-        for schedule, first_looks, times in self._schedule(chain, span, looking):
-            if ours is not None and not rest:
-                given = (*kernel_takes, self.lanes, self.part, *key, self.every, self.samples, scratch.ctypes.data)
-                ours.advance(code, given, living, times, schedule)
-                continue
-            for entry, first_look in zip(schedule, first_looks, strict=True):
-                first, last, until, due = (int(n) for n in entry)
-                if ours is not None:
-                    given = (*kernel_takes, self.lanes, self.lanes, *key, self.every, self.samples, scratch.ctypes.data)
-                    ours.advance(code, given, living, times, entry[None])
-                    times = times[due:]
-                else:
-                    code.call(*kernel_takes, 0, self.lanes, *key, first, last, until, self.every, self.samples, scratch.ctypes.data)
-                if rest and due:
-                    assert self.look is not None
-                    full = (seen != 0) & alive.reshape(-1, 1, LANES)
-                    found = self.look(
-                        chain, rest, self._rest(accumulators), span.clock, out, full, np.int32(first_look), np.int32(due)
-                    )
-                    accumulators = {**accumulators, **jax.block_until_ready(found)}  # before the buffer is written again
+        key, last = (int(words[0]), int(words[1])), (self.every, self.samples, scratch.ctypes.data)
+        for calls, first_look, times in self._schedule(chain, span, looking, 1 if rest else _CALLS):
+            if ours is not None:
+                ours.advance(code, (*takes, self.lanes, self.part, *key, *last), alive.view(np.uint8), times, calls)
+            else:
+                for first, stop, until, _ in calls.tolist():
+                    code.call(*takes, 0, self.lanes, *key, first, stop, until, *last)
+            if rest and (due := calls[0, 3]):
+                assert self.look is not None
+                full = (seen != 0) & alive.reshape(-1, 1, LANES)
+                found = self.look(
+                    chain, rest, self._rest(accumulators), span.clock, out, full, np.int32(first_look), np.int32(due)
+                )
+                accumulators = {**accumulators, **jax.block_until_ready(found)}  # before the buffer is written again
         return accumulators if ours is None else {**accumulators, **ours.done()}
 
-    def _schedule(self, chain: Any, span: Span, looking: bool) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Some calls at a time, so that memory does not grow with the steps: (first step, last, steps until the first look, looks)
-        of each [calls, 4], with no more looks than the buffer has room for and none beyond a `turn`; the first look of each,
-        counted from the clock; and the times of all looks."""
+    def _schedule(
+        self, chain: Any, span: Span, looking: bool, at_once: int
+    ) -> Iterator[tuple[np.ndarray, int, np.ndarray]]:
+        """A few calls of the code at a time, so that memory does not grow with the steps: (first step, last, steps until the first
+        look, looks) of each [calls, 4], with no more looks than the buffer has room for and none beyond a `turn`; their first
+        look, counted from the clock; and the times of all their looks."""
         clock = int(span.clock.step[0]) + (int(span.clock.step[1]) << 32)
         dt, number_of = np.asarray(chain.dt, self.dtype), np.asarray(number(span.clock, self.dtype))
-        start, last, every = int(span.begin), int(span.end), self.every
+        start, last, every, full = int(span.begin), int(span.end), self.every, self.samples * self.every
         while start < last:
-            first_look, stop = (start // every + 1) * every, last
+            stop, before = min(last, kernel.turn(clock + start) - clock), start // every * every
             if looking:
-                stop = min(stop, start // every * every + _CALLS * self.samples * every)
-            stop = min(stop, kernel.turn(clock + start) - clock)
-            full = np.arange(first_look + (self.samples - 1) * every, stop if looking else 0, self.samples * every)
-            stops = np.append(full, stop).astype(np.int64)
-            starts = np.append(np.int64(start), stops[:-1])
-            looks = (starts // every + 1) * every
-            due = np.maximum((stops - looks) // every + 1, 0) if looking else np.zeros_like(stops)
-            until = looks - starts if looking else np.full_like(stops, _NEVER)
-            times = (number_of + np.arange(first_look, stop + 1 if looking else 0, every).astype(self.dtype)) * dt
-            yield np.stack([clock + starts, clock + stops, until, due], axis=1), looks, np.ascontiguousarray(times)
+                stop = min(stop, before + at_once * full)
+                stops = np.append(np.arange(before + full, stop, full), stop)
+            else:
+                stops = np.array([stop])
+            starts = np.append(start, stops[:-1])
+            first_looks = (starts // every + 1) * every
+            due = np.maximum((stops - first_looks) // every + 1, 0) if looking else np.zeros_like(stops)
+            until = first_looks - starts if looking else np.full_like(stops, kernel.NEVER)
+            times = (number_of + (before + every * np.arange(1, due.sum() + 1)).astype(self.dtype)) * dt
+            yield np.stack([clock + starts, clock + stops, until, due], axis=1), before + every, times
             start = stop
 
 

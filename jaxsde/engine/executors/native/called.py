@@ -19,7 +19,6 @@ from ... import layout
 from . import kernel, memory, plan_of
 
 _WIDEST = 8192  # chains that one thread takes at a time
-_NEVER = 1 << 62
 
 
 def advance(chain: Chain, x0: Array, words: Any, steps: int, first_chain: int, first_step: int) -> Array:
@@ -94,7 +93,7 @@ def _run(
         stop = min(last, kernel.turn(step))
         code.call(
             ctypes.addressof(state_at), ctypes.addressof(tables_at), *(a.ctypes.data for a in each), 0, lanes,
-            int(key[0]), int(key[1]), step, stop, _NEVER, _NEVER, 0, scratch.ctypes.data,
+            int(key[0]), int(key[1]), step, stop, kernel.NEVER, kernel.NEVER, 0, scratch.ctypes.data,
         )  # fmt: skip
         step = stop
     return _Part([r.T[:size].reshape(a.shape) for r, a in zip(rows, state, strict=True)], alive[:size] != 0)

@@ -23,6 +23,7 @@ ARGUMENTS = (
     "ptr noalias %survived, ptr noalias %out, ptr noalias %out_alive, i64 %begin, i64 %end, i32 %key0, i32 %key1, i64 %first, "
     "i64 %last, i64 %until, i64 %every, i64 %room, ptr noalias %scratch"
 )
+NEVER = 1 << 62  # steps until a look
 
 
 def source(fast: Steps, masked: Steps, lanes: int, machine: Machine) -> str:

@@ -66,7 +66,7 @@ class Looking:
     """The accumulators of one tile while a launch lasts."""
 
     def __init__(self, code: Looks, statistics: dict, accumulators: dict, lanes: int, rows: int):
-        self.code, self.statistics, self.accumulators, self.lanes = code, statistics, accumulators, lanes
+        self.code, self.accumulators, self.lanes = code, accumulators, lanes
         self.own = {name: accumulators[name] for name in code.own}
         # What belongs to a vector of chains lies together: [lanes / LANES, numbers, LANES], in bytes.
         leaves = [

@@ -19,18 +19,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..scalar.graph import CONSTANT, Graph, Node, ordered
+from . import kernel
 from .build import Machine
 from .seen import LANES
 from .vectors import TYPES, Printer
 from .writer import Writer, stored
 
 ARGUMENTS = (
-    "ptr %kernel, ptr %state, ptr %shared, ptr %chain0, ptr %chain1, ptr %alive, ptr %survived, ptr %out, ptr %out_alive, "
-    "i64 %chains, i64 %each, i32 %key0, i32 %key1, i64 %every, i64 %room, ptr %scratch, ptr %numbers, ptr %tables, ptr %counts, "
-    "ptr %bases, ptr %living, ptr %times, ptr %schedule, i64 %entries"
+    "ptr %kernel, ptr %state, ptr %tables, ptr %chain0, ptr %chain1, ptr %alive, ptr %survived, ptr %out, ptr %out_alive, "
+    "i64 %chains, i64 %each, i32 %key0, i32 %key1, i64 %every, i64 %room, ptr %scratch, ptr %numbers, ptr %leaves, ptr %counts, "
+    "ptr %bases, ptr %living, ptr %when, ptr %schedule, i64 %entries"
 )
 _LOOK = (
-    "ptr noalias %numbers, ptr noalias %tables, ptr noalias %out, ptr noalias %out_alive, ptr noalias %counts, "
+    "ptr noalias %numbers, ptr noalias %leaves, ptr noalias %out, ptr noalias %out_alive, ptr noalias %counts, "
     "ptr noalias %bases, ptr noalias %living, ptr noalias %times, i64 %begin, i64 %end, i64 %samples, i64 %room"
 )
 _WINDOW = 16  # samples that a number takes in before it goes back to memory: their positions stay in the nearest cache
@@ -72,10 +73,10 @@ def source(own: list[Traced], counting: list[Traced], dim: int, dtype: np.dtype,
     kernel … scratch   the code that takes steps and what it is given (`kernel.source`), but for the chains and the steps
     chains, each       how many chains the tile has, and how many of them are taken at a time: `out` has room for those
     numbers            of each vector of chains: its numbers [numbers, LANES], a slot each
-    tables             pointers to the arrays of the statistics
+    leaves             pointers to the arrays of the statistics
     counts, bases      pointers to the counts of each statistic that counts, and to the first of each chain's
     living             whether each chain is to be seen, bytes
-    times              when the samples of the launch are taken
+    when               the times of the samples
     schedule, entries  [entries, 4]: the first step and the last, the steps until the first sample, and how many samples
     """
     return _Source(own, counting, dim, dtype, machine).text()
@@ -137,25 +138,18 @@ class _Source:
         b.line("br label %call")
         b.label("call")
         b.line("%e = phi i64 [ 0, %part ], [ %e.next, %next ]")
-        b.line("%when = phi ptr [ %times, %part ], [ %when.next, %next ]")
+        b.line("%times = phi ptr [ %when, %part ], [ %times.next, %next ]")
         row = b.let("getelementptr [4 x i64], ptr %schedule, i64 %e")
-        first, last, until, samples = (
-            b.let(f"load i64, ptr {b.let(f'getelementptr i64, ptr {row}, i64 {j}')}") for j in range(4)
-        )
-        b.line(
-            "call void %kernel(ptr %state, ptr %shared, ptr %chain0, ptr %chain1, ptr %alive, ptr %survived, ptr %out, "
-            f"ptr %out_alive, i64 %begin, i64 %end, i32 %key0, i32 %key1, i64 {first}, i64 {last}, i64 {until}, i64 %every, "
-            "i64 %room, ptr %scratch)"
-        )
-        b.line(f"br i1 {b.let(f'icmp sgt i64 {samples}, 0')}, label %see, label %next")
+        for j, name in enumerate(("first", "last", "until", "samples")):
+            place = b.let(f"getelementptr i64, ptr {row}, i64 {j}")
+            b.line(f"%{name} = load i64, ptr {place}")
+        b.line(f"call void %kernel({kernel.ARGUMENTS.replace('noalias ', '')})")
+        b.line(f"br i1 {b.let('icmp sgt i64 %samples, 0')}, label %see, label %next")
         b.label("see")
-        b.line(
-            "call void @look(ptr %numbers, ptr %tables, ptr %out, ptr %out_alive, ptr %counts, ptr %bases, ptr %living, "
-            f"ptr %when, i64 %begin, i64 %end, i64 {samples}, i64 %room)"
-        )
+        b.line(f"call void @look({_LOOK.replace('noalias ', '')})")
         b.line("br label %next")
         b.label("next")
-        b.line(f"%when.next = getelementptr {self.real}, ptr %when, i64 {samples}")
+        b.line(f"%times.next = getelementptr {self.real}, ptr %times, i64 %samples")
         b.line("%e.next = add i64 %e, 1")
         b.line(f"br i1 {b.let('icmp slt i64 %e.next, %entries')}, label %call, label %done")
         b.label("done")
@@ -204,7 +198,7 @@ class _Source:
         b.line("br i1 %rare, label %one, label %taken")
 
         b.label("one")
-        printer = self._printer(often, "%k", often.after, None, range(len(self.kinds)))
+        printer = self._printer(often, "%k", often.after)
         for r, name in enumerate(printer.need(often.after)):
             if often.after[r] is not often.before[r]:
                 b.store(self.kinds[r], name, self.slots[r])
@@ -316,7 +310,7 @@ class _Source:
             elif node.op == "number":
                 r = node.args[0]
                 known[node] = f"%{label}.{r}" if r in carried else self._load(r)
-        return Printer(traced.graph, b, self.p, known, lambda leaf: self._pointer("tables", leaf), self._room)
+        return Printer(traced.graph, b, self.p, known, lambda leaf: self._pointer("leaves", leaf), self._room)
 
     def _flags(self, array: str, at: str) -> str:
         kind = self.b.vector("i8")

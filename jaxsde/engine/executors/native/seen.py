@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .writer import Writer, stored
+from .writer import Writer
 
-LANES = 16  # chains side by side; a tile is a multiple of this, and a vector of a kernel too
+LANES = 16  # chains side by side; a tile is a multiple of this, and so is a vector of a kernel
 
 
 class Seen:
@@ -17,9 +17,9 @@ class Seen:
 
     def sample(self, slot: str) -> list[str]:
         """The numbers of a sample, one for each block of lanes."""
-        b, blocks = self.b, range(max(1, self.b.lanes // LANES))
+        b = self.b
         found = [b.let(f"add i64 {self.first}, {slot}")]
-        for _ in blocks[1:]:
+        while len(found) * LANES < b.lanes:
             found.append(b.let(f"add i64 {found[-1]}, %room"))
         return found
 
@@ -37,13 +37,13 @@ class Seen:
 
     def _parts(self, scalar: str, value: str) -> list[str]:
         """A vector cut into blocks of lanes."""
-        if self.b.lanes <= LANES:
+        if self.b.lanes == LANES:
             return [value]
         kind = self.b.vector(scalar)
         masks = (", ".join(f"i32 {first + j}" for j in range(LANES)) for first in range(0, self.b.lanes, LANES))
         return [self.b.let(f"shufflevector {kind} {value}, {kind} poison, <{LANES} x i32> <{mask}>") for mask in masks]
 
     def _store(self, scalar: str, part: str, array: str, row: str) -> None:
-        kind = f"<{min(self.b.lanes, LANES)} x {scalar}>"
-        place = self.b.let(f"getelementptr {stored(scalar)}, ptr {array}, i64 {self.b.let(f'mul i64 {row}, {LANES}')}")
+        kind = f"<{LANES} x {scalar}>"
+        place = self.b.let(f"getelementptr {scalar}, ptr {array}, i64 {self.b.let(f'mul i64 {row}, {LANES}')}")
         self.b.line(f"store {kind} {part}, ptr {place}, align {1 if scalar == 'i8' else 4}")
