@@ -17,10 +17,11 @@ from by_default import some
 from processors import PROCESSORS
 
 import jaxsde as js
+from jaxsde.engine import launch
 from jaxsde.engine.executors import native
 from jaxsde.engine.executors.native import build, floats, kernel
 from jaxsde.engine.executors.scalar import Graph, evaluate
-from jaxsde.engine.executors.scalar.graph import CHAIN
+from jaxsde.engine.executors.scalar.graph import CHAIN, ordered
 from jaxsde.random import key_words, permutation_at
 
 KEY = js.key(7)
@@ -267,6 +268,32 @@ def test_statistics_see_the_same_samples():
         np.testing.assert_allclose(runs[0]["cov"].value, runs[1]["cov"].value, rtol=1e-5, atol=1e-6)
 
 
+def _narrower(bits, monkeypatch):
+    """Registers of fewer bits, for everything that is compiled from here on."""
+    here = build.machine()
+    native.plan_of.found.clear()
+    launch._programs.clear()
+    monkeypatch.setattr(build, "machine", lambda: here._replace(bits=min(bits, here.bits)))
+
+
+@pytest.mark.parametrize("precise", [False, True])
+def test_statistics_of_long_steps_in_narrow_registers(precise, monkeypatch):
+    """A register then holds fewer chains than lie side by side in the memory of the samples."""
+    _narrower(128, monkeypatch)
+    softmax, target, start = LOSSES["softmax"]
+    with jax.enable_x64(precise):
+        chain = js.sgd(js.finite_sum(softmax, (X, target), start), learning_rate=0.05, batch_size=4)
+        made = native._Plan(chain, jax.ShapeDtypeStruct((9,), chain.dt.dtype), np.dtype(chain.dt.dtype))
+        assert made.vectors * build.machine().lanes(chain.dt.dtype.itemsize) < native.LANES
+        statistics = {"cov": js.Covariance(), "hist": js.Histogram(np.linspace(-3, 3, 13), components=0)}
+        runs, distance = both(chain, start, steps=40, chains=96, every=4, statistics=statistics)
+        assert distance < ROUNDINGS
+        np.testing.assert_array_equal(runs[0]["hist"].value, runs[1]["hist"].value)
+        np.testing.assert_allclose(runs[0]["cov"].value, runs[1]["cov"].value, rtol=1e-5, atol=1e-6)
+    native.plan_of.found.clear()
+    launch._programs.clear()
+
+
 @pytest.mark.parametrize("bits", [128, 256])
 def test_the_width_of_vectors_changes_no_bit(bits, monkeypatch):
     logistic, target, start = LOSSES["logistic"]
@@ -275,13 +302,8 @@ def test_the_width_of_vectors_changes_no_bit(bits, monkeypatch):
         js.sgd(js.finite_sum(logistic, (X, target), start), learning_rate=0.05, batch_size=3, sampling="random_reshuffling"),
         js.integrate(js.langevin(js.potential(POTENTIALS["waves"][0], np.ones(3)), temperature=0.5), dt=0.05),
     ]
-    here = build.machine()
     before = [js.simulate(c, np.ones(3), key=KEY, chains=96, steps=50, executor="native").positions for c in chains]
-    native.plan_of.found.clear()
-    from jaxsde.engine import launch
-
-    launch._programs.clear()
-    monkeypatch.setattr(build, "machine", lambda: here._replace(bits=bits))
+    _narrower(bits, monkeypatch)
     after = [js.simulate(c, np.ones(3), key=KEY, chains=96, steps=50, executor="native").positions for c in chains]
     for a, b in zip(before, after, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -343,13 +365,13 @@ def _values(name, x):
     """A formula of `floats`, worked out node by node in NumPy."""
     g = Graph(floats.FUNCTIONS)
     given = g.input("x", np.float32, CHAIN)
-    root = g.op(name, np.float32, given)
-    known = {given.number: x}
-    from jaxsde.engine.executors.scalar.graph import ordered
+    return _worked_out(g.op(name, np.float32, given), {given.number: x})
 
+
+def _worked_out(root, known):
     two = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "and": np.bitwise_and, "xor": np.bitwise_xor,
            "lt": np.less, "gt": np.greater, "ge": np.greater_equal, "eq": np.equal, "ne": np.not_equal, "copysign": np.copysign,
-           "shl": np.left_shift, "sar": np.right_shift, "or": np.bitwise_or}  # fmt: skip
+           "shl": np.left_shift, "min": np.minimum, "sar": np.right_shift, "or": np.bitwise_or}  # fmt: skip
     one = {"neg": np.negative, "abs": np.abs, "rint": np.rint, "floor": np.floor, "not": np.logical_not}
     for node in ordered([root]):
         if node.number in known:
@@ -366,6 +388,8 @@ def _values(name, x):
                 value = np.clip(value, -(2.0**31), 2.0**31 - 129).astype(node.dtype) if node.dtype.kind == "i" else value.astype(node.dtype)
             elif node.op == "bitcast":
                 value = np.asarray(a[0]).view(node.dtype)
+            elif node.op == "ldexp":  # rounded once
+                value = (a[0].astype(np.float64) * np.exp2(a[1].astype(np.float64))).astype(np.float32)
             elif node.op == "select":
                 value = np.where(a[0], a[1], a[2])
             else:
@@ -393,6 +417,28 @@ def test_functions_of_float32(name):
     unit = np.spacing(np.maximum(np.abs(truth32[~infinite]), np.finfo(np.float32).tiny)).astype(np.float64)
     error = np.abs(got[fine][~infinite].astype(np.float64) - truth[fine][~infinite]) / unit
     assert error.max() < 3, (name, x[fine][~infinite][error.argmax()], error.max())
+
+
+@pytest.mark.parametrize("function", [jax.nn.softplus, jax.nn.log_sigmoid, lambda v: jnp.logaddexp(0.0, -v), lambda v: jnp.logaddexp(3 * v, 0.0)],
+                         ids=["softplus", "log_sigmoid", "logaddexp", "a product"])  # fmt: skip
+def test_the_slope_of_softplus_is_the_logistic_function(function):
+    """As JAX writes it, it is a logarithm between two exponentials, and no more right than their difference; at the ends it is XLA's."""
+    g = Graph(floats.FUNCTIONS)
+    given = g.input("x", np.float32, CHAIN)
+    scalar = np.empty((), object)
+    scalar[()] = given
+    root = evaluate(g, jax.make_jaxpr(jax.grad(function))(jnp.float32(0.5)), scalar)[0].item()
+    assert len({n.number for n in ordered([root])}) < 45  # an exponential and a division
+    x = np.concatenate([np.linspace(-30, 30, 10_001), [-1e4, -110, 110, 1e4, np.inf, -np.inf, np.nan, 0.0, -0.0]]).astype(np.float32)
+    got, theirs = _worked_out(root, {given.number: x}), np.asarray(jax.vmap(jax.grad(function))(x))
+    ends = slice(-9, None)
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(theirs))
+    np.testing.assert_array_equal(got[ends][np.isinf(x[ends])], theirs[ends][np.isinf(x[ends])])
+    with jax.enable_x64(True):
+        truth = np.asarray(jax.vmap(jax.grad(function))(x.astype(np.float64)))
+    fine = np.isfinite(x)
+    unit = np.finfo(np.float32).eps * (8 + 4 * np.abs(x[fine])) * np.abs(truth[fine])  # what a rounding of 3 v comes to
+    assert (np.abs(got[fine] - truth[fine]) <= unit + np.finfo(np.float32).tiny).all()
 
 
 # the compiler's cache ---------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ which XLA reads when it is full.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from ..scalar.graph import CHAIN, TooLarge, ordered
 from ..scalar.plans import Plans
 from ..tile import Span, Tile, divergence_limit, number, observe
 from ..xla import compiled, memory_bytes
-from . import build, floats, kernel, loops, memory
+from . import build, examples, floats, kernel, loops, memory
 from .looks import Looking, looks
 from .seen import LANES
 
@@ -84,9 +85,9 @@ class _Plan:
     def _in_scalars(self, graphs: _Graphs) -> None:
         self.graphs, (fast, _) = graphs, graphs.near
         self.dim = len(fast.positions[0])
-        size = sum(node.rate == CHAIN for node in ordered([*fast.after, fast.alive])) * 4 // max(4, fast.length)
+        size = sum(node.rate == CHAIN for node in ordered(fast.roots)) * 4 // max(4, fast.length)
         # A short step waits for its own results: several vectors at once fill the time. A long one needs the registers.
-        self.vectors = 4 if size < 400 else 2 if size < 1200 else 1
+        self.vectors = 1 if graphs.by_rows else 4 if size < 400 else 2 if size < 1200 else 1
 
     def _in_loops(self, traced: block.Traced) -> None:
         self.traced = traced
@@ -102,7 +103,6 @@ class _Plan:
         wanted = self.vectors * machine.lanes(self.dtype.itemsize)
         while width < wanted and lanes % (2 * width) == 0:
             width *= 2
-        width = min(width, wanted)
         near = near or self.graphs is None  # loops do not care
         if (width, near) not in self.codes:
             if self.graphs is not None:
@@ -127,7 +127,7 @@ class _Graphs:
         for length, self.operations in lengths.items():
             self.traced = block.trace(chain, state, dtype, length)
             try:
-                self.near = self._made(near=True)
+                self._choose(most)
                 if length == 1 and self._cost() > most:
                     raise TooLarge(f"a step of more than {most} scalar operations")
             except TooLarge:
@@ -136,18 +136,29 @@ class _Graphs:
             else:
                 break
 
+    def _choose(self, most: int) -> None:
+        """Sums over examples row by row, or column by column, whichever is less work (and no more than `most` operations)."""
+        self.by_rows = True
+        self.near = by_rows = self._made(near=True)
+        self.by_rows = False
+        if any(node.op in ("dot", "mix") for node in by_rows[0].graph.nodes.values()):
+            with contextlib.suppress(TooLarge):
+                self.near = self._made(near=True)
+                if examples.cost(self.near[0].roots) <= examples.cost(by_rows[0].roots) and self._cost() <= most:
+                    return
+            self.by_rows, self.near = True, by_rows
+
     def _cost(self) -> int:
         """Operations that differ from chain to chain, to the compiler."""
-        wide = [node for node in ordered([*self.near[0].after, self.near[0].alive]) if node.wide]
-        return len(wide) + _ROW * len({node.args[1].number for node in wide if node.op == "row"})
+        wide = [node for node in ordered(self.near[0].roots) if node.wide]
+        return len(wide) + _ROW * len({node.args[1].number for node in wide if node.op == "row" and not self.by_rows})
 
     def far(self) -> tuple[block.Steps, block.Steps]:
         return self._made(near=False)
 
     def _made(self, near: bool) -> tuple[block.Steps, block.Steps]:
-        fast, masked = (
-            block.steps(self.traced, self.limit, m, floats.FUNCTIONS, self.operations, near) for m in (False, True)
-        )
+        functions = floats.FUNCTIONS | ({"total": examples.total} if self.by_rows else {})
+        fast, masked = (block.steps(self.traced, self.limit, m, functions, self.operations, near) for m in (False, True))
         return fast, masked
 
 

@@ -101,18 +101,41 @@ def _two_to(g: Graph, n: Node) -> _Float:
     return _from_bits(g, g.op("shl", _I, biased, g.literal(23, _I)))
 
 
-def _scaled(g: Graph, y: _Float, n: _Float) -> _Float:
-    """y · 2^n in two steps, so that neither factor overflows."""
-    whole = n.integer()
-    half = g.op("sar", _I, whole, g.literal(1, _I))
-    return y * _two_to(g, half) * _two_to(g, g.op("sub", _I, whole, half))
-
-
 def exp(g: Graph, x: Node) -> Node:
+    if (v := _of_softplus(g, x)) is not None:
+        return logistic(g, v)
     f = _Float(g, x)
     inside = _where(f.test("lt", -104.0), -104.0, _where(f.test("gt", 89.0), 89.0, f))  # NaN stays
     n, p = _reduced_exp(inside)
-    return _scaled(g, p + 1.0, n).node
+    return g.op("ldexp", _F, (p + 1.0).node, n.node)
+
+
+def _of_softplus(g: Graph, x: Node) -> Node | None:
+    """v where x is v − log(1 + e^v), as JAX writes the derivative of `logaddexp(v, 0)`: e^x is then the logistic function, at a
+    third of the price and without the difference of large numbers. (JAX puts 0 for +∞ on either side: 1, too.)"""
+    if x.op != "sub":
+        return None
+    v, w = (a.args[2] if a.op == "select" and a.args[0].op == "eq" and a.args[0].args[0] is a.args[2] else a for a in x.args)
+    if w.op == "select" and w.args[0].op == "ne":  # where v is NaN
+        w = w.args[2]
+    if w.op != "add":
+        return None
+    zero = g.literal(0, _F)
+    for large, log in (w.args, w.args[::-1]):
+        if large.op == "max" and zero in large.args and v in large.args and (e := g.argument("log1p", log)) is not None:
+            size = g.argument("exp", e)
+            if size is not None and size.op == "neg" and size.args[0].op == "abs" and _same_size(size.args[0].args[0], v):
+                return v
+    return None
+
+
+def _same_size(x: Node, y: Node) -> bool:
+    """Whether x is known to be y or −y."""
+    if x is y or (x.op == "neg" and x.args[0] is y) or (x.op == "sub" and x.args[0].op == "literal" and x.args[1] is y):
+        return True
+    if not x.op == y.op == "mul" or x.args[1] is not y.args[1]:
+        return False
+    return _same_size(x.args[0], y.args[0]) or _same_size(y.args[0], x.args[0])
 
 
 def expm1(g: Graph, x: Node) -> Node:
@@ -141,13 +164,11 @@ def _log_parts(g: Graph, u: _Float) -> tuple[_Float, Node]:
     return mantissa - 1.0, e
 
 
-def _log_of(g: Graph, f: _Float, e: _Float, extra: _Float | None = None) -> _Float:
+def _log_of(g: Graph, f: _Float, e: _Float) -> _Float:
     square = f * f
     y = f.polynomial(_LOG) * f * square
     y = e.fma(_LN2[1], y)
     y = square.fma(-0.5, y)
-    if extra is not None:
-        y = y + extra
     return e.fma(_LN2[0], f + y)
 
 
@@ -169,21 +190,14 @@ def log(g: Graph, x: Node) -> Node:
 
 
 def log1p(g: Graph, x: Node) -> Node:
-    """log u with u = 1 + x rounded, and the rounding put back."""
+    """log u with u = 1 + x rounded, and what was lost put back (where u = 1 + f is near 1, that makes f of x itself)."""
     f = _Float(g, x)
     u = f + 1.0
     m, e = _log_parts(g, u)
-    exponent = _Float(g, g.op("convert", _F, e))
-    lost = (f - (u - 1.0)) / u
-    exact = g.op("eq", bool, e, g.literal(0, _I))
-    near = _log_of(g, _where(exact, f, m), exponent)  # 1 + x is near 1: f itself is exact
-    far = _log_of(g, m, exponent, lost)
-    return _log_ends_shifted(f, u, _where(exact, near, far)).node
-
-
-def _log_ends_shifted(x: _Float, u: _Float, result: _Float) -> _Float:
-    result = _where(x.test("eq", 0.0), x, result)
-    return _log_ends(u, result)
+    inverse = _two_to(g, g.op("sub", _I, g.literal(0, _I), g.op("min", _I, e, g.literal(126, _I))))
+    m = (f - (u - 1.0)).fma(inverse, m)
+    result = _log_of(g, m, _Float(g, g.op("convert", _F, e)))
+    return _log_ends(u, _where(f.test("eq", 0.0), f, result)).node
 
 
 _TANH = (-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1)

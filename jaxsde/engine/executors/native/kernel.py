@@ -15,8 +15,8 @@ from ..scalar.graph import Node
 from .build import Machine
 from .seen import Seen
 from .shuffled import Shuffled
-from .vectors import TYPES, Printer
-from .writer import Writer, stored
+from .vectors import Printer
+from .writer import TYPES, Writer, stored
 
 ARGUMENTS = (
     "ptr noalias %state, ptr noalias %tables, ptr noalias %chain0, ptr noalias %chain1, ptr noalias %alive, "

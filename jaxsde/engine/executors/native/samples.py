@@ -22,8 +22,8 @@ from ..scalar.graph import CONSTANT, Graph, Node, ordered
 from . import kernel
 from .build import Machine
 from .seen import LANES
-from .vectors import TYPES, Printer
-from .writer import Writer, stored
+from .vectors import Printer
+from .writer import TYPES, Writer, stored
 
 ARGUMENTS = (
     "ptr %kernel, ptr %state, ptr %tables, ptr %chain0, ptr %chain1, ptr %alive, ptr %survived, ptr %out, ptr %out_alive, "

@@ -8,14 +8,11 @@ from typing import Any
 import numpy as np
 
 from ..scalar.graph import CONSTANT, OWN, Graph, Node, Unsupported, ordered
+from .examples import Examples
 from .products import Words
 from .rows import columns_of
-from .writer import Writer, short
+from .writer import TYPES, Writer, short
 
-TYPES = {
-    "float32": "float", "float64": "double", "bool": "i1", "int8": "i8", "uint8": "i8", "int16": "i16", "uint16": "i16",
-    "int32": "i32", "uint32": "i32", "int64": "i64", "uint64": "i64",
-}  # fmt: skip
 _FLOAT = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv", "rem": "frem"}
 _INTEGER = {"add": "add", "sub": "sub", "mul": "mul", "and": "and", "or": "or", "xor": "xor"}
 _ORDERED = {"eq": "oeq", "ne": "une", "lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge"}
@@ -58,6 +55,7 @@ class Printer:
         self.rows: dict[tuple, list[Node]] = {}
         self.addresses: dict[int, list[str]] = {}
         self.words = Words(graph, body.lanes, self) if body.halves else None
+        self.examples = Examples(graph, self)
         for node in graph.nodes.values():
             if node.op == "row":
                 self.rows.setdefault((node.args[0], node.args[1].number, node.dtype), []).append(node)
@@ -100,6 +98,8 @@ class Printer:
     def _print(self, node: Node) -> None:
         if node.op == "row" and node.wide:
             return self._rows(node)
+        if node.op in ("dot", "mix"):
+            return self.examples.print(node)
         if self.words is not None and node.wide and self.words.takes(node):
             return self.words.print(node)
         # an entry is read where it is used: the compiler folds the load into the arithmetic
@@ -206,6 +206,8 @@ def _emit(
         return out.let(f"bitcast {given} {args[0]} to {kind}")
     if op == "nearby":  # of a number that is known to be an integer in range, or NaN, of which anything is made
         return out.let(f"freeze {kind} {out.let(f'fptosi {given} {args[0]} to {kind}')}")
+    if op == "ldexp":
+        return _scaled(out, kind, args, wide)
     if op == "convert":
         return _convert(out, first, dtype, given, kind, args[0], wide)
     if op in ("shl", "shr", "sar"):
@@ -230,6 +232,20 @@ def _emit(
     if op in LIBRARY and floating:
         return _library(out, op, first, kind, args, wide)
     raise Unsupported(f"the operation {op} on {first}")
+
+
+def _scaled(out: Writer, kind: str, args: list[str], wide: bool) -> str:
+    """y · 2^n of float32, for n from −160 to 160, rounded once: in two steps, so that neither factor overflows."""
+    y, n = args
+    if wide and out.scales:
+        return out.scaled(y, n)
+    whole, spread = out.vector("i32") if wide else "i32", lambda v: f"splat (i32 {v})" if wide else str(v)
+    exponent = out.let(f"freeze {whole} {out.let(f'fptosi {kind} {n} to {whole}')}")
+    half = out.let(f"ashr {whole} {exponent}, {spread(1)}")
+    for part in (half, out.let(f"sub {whole} {exponent}, {half}")):
+        bits = out.let(f"shl {whole} {out.let(f'add {whole} {part}, {spread(127)}')}, {spread(23)}")
+        y = out.let(f"fmul {kind} {y}, {out.let(f'bitcast {whole} {bits} to {kind}')}")
+    return y
 
 
 def _zero(kind: str) -> str:
@@ -324,7 +340,7 @@ def _library(out: Writer, op: str, dtype: np.dtype, kind: str, args: list[str], 
         return out.let(f"call {scalar} {symbol}({', '.join(f'{scalar} {a}' for a in args)})")
     helper = f"@jaxsde_{op}_{short(kind)}"
     if helper not in out.helpers:
-        lines = [f"define internal {kind} {helper}({', '.join(f'{kind} %x{j}' for j in range(len(args)))}) noinline {{"]
+        lines = [f"define internal {kind} {helper}({', '.join(f'{kind} %x{j}' for j in range(len(args)))}) noinline #0 {{"]
         result = "poison"
         for i in range(out.lanes):
             for j in range(len(args)):

@@ -37,6 +37,11 @@ class Steps(NamedTuple):
     order: orders.Order | None
     near: bool
 
+    @property
+    def roots(self) -> list[Node]:
+        """What a step is there for."""
+        return [*self.after, self.alive]
+
 
 class Traced(NamedTuple):
     """What a step does, as jaxprs of one chain: the draws of `length` steps (without examples that come in an order), one step,

@@ -76,13 +76,19 @@ _FOLD = {
 class Graph:
     """The nodes of one program. `limit` nodes at most: beyond, a compiler would take longer than the run.
 
-    `functions` replaces operations on float32 by others: `functions[name](graph, *args)`.
+    `functions` replaces operations on float32 by others: `functions[name](graph, *args)`. One named "total" makes sums,
+    where it can: `total(graph, terms, dtype)`.
     """
 
     def __init__(self, functions: Mapping[str, Any] | None = None, limit: int = 16_000):
         self.functions = functions or {}
         self.limit = limit
         self.nodes: dict[tuple, Node] = {}
+        self.arguments: dict[tuple[str, int], Node] = {}
+
+    def argument(self, name: str, node: Node) -> Node | None:
+        """x where `node` was made as the function `name` of x."""
+        return self.arguments.get((name, node.number))
 
     def input(self, name: str, dtype: Any, rate: int, *static: Any) -> Node:
         """A value from outside: the state of a chain, the step number, an entry of an array that chains share."""
@@ -104,7 +110,13 @@ class Graph:
         if simple is not None:
             return simple
         if name in self.functions and dtype == np.float32:
-            return self.functions[name](self, *args)
+            made = self.functions[name](self, *args)
+            self.arguments[name, made.number] = args[0]
+            return made
+        return self.made(name, dtype, *args)
+
+    def made(self, name: str, dtype: np.dtype, *args: Any) -> Node:
+        """The node of an operation as it is."""
         return self._node(name, dtype, args, _rate(args))
 
     def _node(self, name: str, dtype: np.dtype, args: tuple, rate: int) -> Node:
@@ -201,6 +213,8 @@ class Graph:
         terms = list(terms)
         if not terms:
             return self.literal(0, dtype)
+        if "total" in self.functions and (whole := self.functions["total"](self, terms, np.dtype(dtype))) is not None:
+            return whole
         lanes = 4 if len(terms) >= 8 else 1
         sums: list[Node | None] = [None] * lanes
         for i, term in enumerate(terms):

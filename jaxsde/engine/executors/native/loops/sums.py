@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...scalar.graph import STEP, Graph, Node, Unsupported
-from ..vectors import TYPES
+from ..writer import TYPES
 from .arrays import Array, At, Index, Parts, View
 from .body import Body
 from .nests import Nests
