@@ -6,7 +6,10 @@ hundreds of thousands of calls, which checking would make five times slower.
 """
 
 import gc
+import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 from hypothesis import settings
@@ -29,18 +32,42 @@ install_import_hook([f"jaxsde.{name}" for name in _CHECKED], "beartype.beartype"
 settings.register_profile("fixed", derandomize=True)  # fixed seeds: a test passes or fails, the same way every time
 settings.load_profile("fixed")
 
+# What XLA has compiled, for all the processes of one session: the workers, and the commands that tests start.
+_COMPILED = "JAX_COMPILATION_CACHE_DIR"
+
+
+def pytest_configure(config):
+    if _COMPILED not in os.environ:  # JAX is not imported yet
+        config.compiled = os.environ[_COMPILED] = tempfile.mkdtemp(prefix="jaxsde-compiled-")
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+        os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+
+def pytest_unconfigure(config):
+    if (folder := getattr(config, "compiled", None)) is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 # Every program that XLA compiles for the CPU keeps a few mappings of memory, of which Linux gives a process 65530 (vm.max_map_count);
-# beyond them the compiler aborts. So a process that runs a thousand tests forgets what it compiled now and then.
-_MAPPINGS = 15_000
+# beyond them the compiler aborts. So a process that runs a thousand tests forgets what it compiled now and then: those of runs,
+# which are large, with each file; all the small ones, which the next file needs again, only if there is no more room.
+_MAPPINGS, _PAGES = 20_000, (3 << 30) // os.sysconf("SC_PAGE_SIZE")
+
+
+def _full():
+    maps, sizes = Path("/proc/self/maps"), Path("/proc/self/statm")
+    return maps.exists() and (maps.read_bytes().count(b"\n") > _MAPPINGS or int(sizes.read_text().split()[1]) > _PAGES)
 
 
 def pytest_runtest_teardown(item, nextitem):
     jax, launch = sys.modules.get("jax"), sys.modules.get("jaxsde.engine.launch")
-    maps = Path("/proc/self/maps")
-    if jax is None or not maps.exists():
+    if jax is None:
         return
-    if nextitem is None or nextitem.path != item.path or maps.read_bytes().count(b"\n") > _MAPPINGS:
-        if launch is not None:
-            launch._programs.clear()
+    full = _full()
+    if launch is not None and (full or nextitem is None or nextitem.path != item.path):
+        launch._programs.clear()
+        gc.collect()
+        full = _full()
+    if full:
         jax.clear_caches()
         gc.collect()

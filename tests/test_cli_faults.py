@@ -1,4 +1,4 @@
-"""The command started as a user starts it, once for every kind of bad input.
+"""The command on its own, once for every kind of bad input.
 
 JAX is replaced by a package that cannot be imported, so a check that needed it would end in another code. Each row names the
 exit code and what the one line on standard error says; `--json` adds one object; and nothing may be left behind.
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forked import Forked
 
 from jaxsde import cli
 
@@ -31,16 +32,29 @@ def poison(tmp_path_factory):
     return folder
 
 
+def plain(poison):
+    """No home, no JAX to import, the plainest locale."""
+    return {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join([str(poison), str(ROOT)]), "LANG": "C"}
+
+
+@pytest.fixture(scope="module")
+def forked(poison, tmp_path_factory):
+    started = Forked(plain(poison), tmp_path_factory.mktemp("streams"))
+    yield started
+    started.close()
+
+
 @pytest.fixture
-def command(tmp_path, poison):
-    """Runs `python -m jaxsde …` in an empty folder without a home, with no JAX to import."""
+def command(tmp_path, poison, forked):
+    """Runs `python -m jaxsde …` in an empty folder: in a fork, or from the beginning if it is to find another environment."""
 
     def start(*arguments, **environment):
-        path = os.pathsep.join([str(poison), str(ROOT)])
+        if not environment:
+            return forked.run(arguments, tmp_path)
         return subprocess.run(
             [sys.executable, "-m", "jaxsde", *arguments],
             cwd=tmp_path,
-            env={"PATH": os.environ["PATH"], "PYTHONPATH": path, "LANG": "C", **environment},
+            env=plain(poison) | environment,
             capture_output=True,
             timeout=120,
         )

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
+COMPILED = {name: value for name, value in os.environ.items() if name.startswith("JAX_")}  # by other tests of this session
 SMALL = ["--chains", "64", "--steps", "60", "--burn-in", "20"]
 
 
@@ -24,7 +25,7 @@ def start(tmp_path):
         return subprocess.Popen(
             [sys.executable, "-m", "jaxsde", *arguments],
             cwd=tmp_path,
-            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "LANG": "C", **environment},
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "LANG": "C", **COMPILED, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )

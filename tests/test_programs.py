@@ -28,8 +28,15 @@ def problem(i: int):
     return js.potential(lambda x: jnp.sum(x**2 / 2 - 0.1 * i * jnp.cos(x)), np.full(2, 0.5), noise_covariance=1.0)
 
 
+def keep_few(monkeypatch):
+    compiled._own.cache_clear()
+    own = compiled._own.__wrapped__
+    monkeypatch.setattr(compiled, "_own", compiled.functools.lru_cache(maxsize=KEPT)(own))
+
+
 @pytest.mark.parametrize("executor", ["vmap", "lanes", "native"])
 def test_programs_of_runs_are_forgotten(executor, monkeypatch):
+    keep_few(monkeypatch)
     monkeypatch.setattr(launch, "_KEPT_PROGRAMS", KEPT)
     monkeypatch.setattr(plan_of, "kept", KEPT)
     # a statistic that XLA looks after, under `native` too
@@ -44,9 +51,7 @@ def test_programs_of_runs_are_forgotten(executor, monkeypatch):
 
 
 def test_programs_of_theory_are_forgotten(monkeypatch):
-    compiled._own.cache_clear()
-    own = compiled._own.__wrapped__
-    monkeypatch.setattr(compiled, "_own", compiled.functools.lru_cache(maxsize=KEPT)(own))
+    keep_few(monkeypatch)
     counted = []
     for i in range(2 * KEPT + 1):
         wide = float64.widen(problem(i))
@@ -63,3 +68,16 @@ def test_a_program_is_found_again():
     assert compiled.jitted(float64.loss, js.potential(problem(1).loss, np.zeros(2))) is not function
     same = problem(1)
     assert compiled.jitted(float64.loss, same) is compiled.jitted(float64.loss, same)
+
+
+def test_a_problem_of_other_data_compiles_nothing():
+    rng = np.random.default_rng(0)
+    made = lambda: js.finite_sum(squared, (rng.normal(size=(7, 3)), rng.normal(size=7)), rng.normal(size=3))  # noqa: E731
+    made()
+    before = compiled._own.cache_info().misses, programs()
+    made()
+    assert (compiled._own.cache_info().misses, programs()) == before
+
+
+def squared(w, e):
+    return (e[0] @ w - e[1]) ** 2

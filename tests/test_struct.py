@@ -117,17 +117,17 @@ def test_jit_vmap_and_grad_go_through_a_step(name):
     def stepped(c, x):
         return c.position(c.step(c.init(x), drawn, 0.0))
 
-    want = stepped(chain, x)
-    np.testing.assert_allclose(jax.jit(stepped)(chain, x), want, rtol=2e-6, atol=1e-6)
-    values = jnp.array([0.01, 0.05, 0.1])
-    swept = jax.vmap(lambda v: stepped(replace(chain, **{field: v}), x))(values)
+    alone = jax.jit(lambda v: stepped(replace(chain, **{field: v}), x))
+    np.testing.assert_allclose(jax.jit(stepped)(chain, x), stepped(chain, x), rtol=2e-6, atol=1e-6)
+    values = np.float32([0.01, 0.05, 0.1])
+    swept = jax.jit(jax.vmap(alone))(values)
     for v, row in zip(values, swept, strict=True):
-        np.testing.assert_allclose(row, stepped(replace(chain, **{field: v}), x), rtol=2e-6, atol=1e-6)
-    slope = jax.jacfwd(lambda v: stepped(replace(chain, **{field: v}), x))(0.05)
+        np.testing.assert_allclose(row, alone(v), rtol=2e-6, atol=1e-6)
+    slope = jax.jit(jax.jacfwd(alone))(np.float32(0.05))
     eps = 1e-2
-    change = [stepped(replace(chain, **{field: jnp.float32(0.05 + s)}), x) for s in (eps, -eps)]
+    change = [np.asarray(alone(np.float32(0.05 + s))) for s in (eps, -eps)]
     np.testing.assert_allclose(slope, (change[0] - change[1]) / (2 * eps), rtol=2e-2, atol=2e-3)
-    back = jax.grad(lambda c: jnp.sum(stepped(c, x)), allow_int=True)(chain)  # with respect to every leaf at once
+    back = jax.jit(jax.grad(lambda c: jnp.sum(stepped(c, x)), allow_int=True))(chain)  # with respect to every leaf at once
     assert jax.tree.structure(back) == jax.tree.structure(chain)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
+from ..compiled import jitted
 from ..struct import check_gradient, static, struct
 
 # Examples whose gradients are held at once: block · d stays below this many numbers per evaluation point.
@@ -193,7 +194,7 @@ def finite_sum(example_loss: Callable[[Any, Any], Any], data: PyTree, params: Py
     data = jax.tree.map(
         lambda a: jnp.asarray(a, start.dtype if np.issubdtype(np.asarray(a).dtype, np.floating) else None), data
     )
-    first = jax.tree.map(lambda a: a[0], data)
+    first = jax.tree.map(lambda a: jnp.asarray(np.asarray(a)[0]), data)  # a slice by NumPy needs no program
     _check_scalar(lambda p: example_loss(unravel(p), first), start, "example_loss(params, example)")
     problem = FiniteSum(data, start, example_loss, unravel, int(n), start.size)
     _check_finite(problem)
@@ -307,8 +308,12 @@ def _check_scalar(f: Callable[[Any], Any], phi: Array, name: str) -> None:
         raise TypeError(f"{name} is not differentiable ({reason}): use operations that jax.grad covers") from error
 
 
+def _at_start(problem: FiniteSum | Potential) -> tuple[Array, Array]:
+    return problem.loss(problem.start), problem.grad(problem.start)
+
+
 def _check_finite(problem: FiniteSum | Potential) -> None:
-    loss, gradient = jax.device_get(jax.jit(lambda p: (p.loss(p.start), p.grad(p.start)))(problem))
+    loss, gradient = jax.device_get(jitted(_at_start, problem)(problem))
     if not np.isfinite(loss):
         raise ValueError(f"the loss at the initial point is {loss}: start where the loss is finite")
     check_gradient(gradient, problem.unravel)
