@@ -371,7 +371,7 @@ def _values(name, x):
 def _worked_out(root, known):
     two = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "and": np.bitwise_and, "xor": np.bitwise_xor,
            "lt": np.less, "gt": np.greater, "ge": np.greater_equal, "eq": np.equal, "ne": np.not_equal, "copysign": np.copysign,
-           "shl": np.left_shift, "min": np.minimum, "sar": np.right_shift, "or": np.bitwise_or}  # fmt: skip
+           "shl": np.left_shift, "min": np.minimum, "max": np.maximum, "sar": np.right_shift, "or": np.bitwise_or}  # fmt: skip
     one = {"neg": np.negative, "abs": np.abs, "rint": np.rint, "floor": np.floor, "not": np.logical_not}
     for node in ordered([root]):
         if node.number in known:
@@ -439,6 +439,22 @@ def test_the_slope_of_softplus_is_the_logistic_function(function):
     fine = np.isfinite(x)
     unit = np.finfo(np.float32).eps * (8 + 4 * np.abs(x[fine])) * np.abs(truth[fine])  # what a rounding of 3 v comes to
     assert (np.abs(got[fine] - truth[fine]) <= unit + np.finfo(np.float32).tiny).all()
+
+
+@pytest.mark.parametrize("function", [
+    lambda v: jnp.exp(v - jnp.logaddexp(v, 1.0)),
+    lambda v: jnp.exp(jnp.where(v == 2.0, 0.0, v) - jnp.logaddexp(v, 0.0)),
+    lambda v: jnp.exp(v - (jnp.maximum(v, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(1.0 - v))))),
+    lambda v: jnp.exp(v - jnp.where(v != 1.0, jnp.maximum(v, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(v))), 3.0)),
+], ids=["another zero", "another hole", "another size", "another exception"])  # fmt: skip
+def test_what_only_looks_like_the_slope_of_softplus_is_left_alone(function):
+    g = Graph(floats.FUNCTIONS)
+    given = g.input("x", np.float32, CHAIN)
+    scalar = np.empty((), object)
+    scalar[()] = given
+    root = evaluate(g, jax.make_jaxpr(function)(jnp.float32(0.5)), scalar)[0].item()
+    x = np.concatenate([np.linspace(-20, 20, 1001), [1, 2]]).astype(np.float32)
+    np.testing.assert_allclose(_worked_out(root, {given.number: x}), jax.vmap(function)(x), rtol=1e-5, atol=1e-30)
 
 
 # the compiler's cache ---------------------------------------------------------------------------------------------------
