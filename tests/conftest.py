@@ -51,15 +51,25 @@ def pytest_unconfigure(config):
 # Every program that XLA compiles for the CPU keeps a few mappings of memory, of which Linux gives a process 65530 (vm.max_map_count);
 # beyond them the compiler aborts. So a process that runs a thousand tests forgets what it compiled now and then: those of runs,
 # which are large, with each file; all the small ones, which the next file needs again, only if there is no more room.
-_MAPPINGS, _PAGES = 20_000, (3 << 30) // os.sysconf("SC_PAGE_SIZE")
+_MAPPINGS, _MEMORY = 20_000, 3 << 30
+_kept = 0  # bytes that the process held when it had just forgotten everything: the system does not get them all back
+
+
+def _held():
+    """Mappings of memory, and bytes."""
+    maps, sizes = Path("/proc/self/maps"), Path("/proc/self/statm")
+    if not maps.exists():
+        return 0, 0
+    return maps.read_bytes().count(b"\n"), int(sizes.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _full():
-    maps, sizes = Path("/proc/self/maps"), Path("/proc/self/statm")
-    return maps.exists() and (maps.read_bytes().count(b"\n") > _MAPPINGS or int(sizes.read_text().split()[1]) > _PAGES)
+    mappings, memory = _held()
+    return mappings > _MAPPINGS or memory > _kept + _MEMORY
 
 
 def pytest_runtest_teardown(item, nextitem):
+    global _kept
     jax, launch = sys.modules.get("jax"), sys.modules.get("jaxsde.engine.launch")
     if jax is None:
         return
@@ -71,3 +81,4 @@ def pytest_runtest_teardown(item, nextitem):
     if full:
         jax.clear_caches()
         gc.collect()
+        _kept = _held()[1]
