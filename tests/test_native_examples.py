@@ -104,6 +104,11 @@ def test_short_rows_and_small_batches_go_column_by_column(d, batch):
     assert not plan(js.sgd(case("logistic", d), learning_rate=0.05, batch_size=batch)).graphs.by_rows
 
 
+def test_many_long_rows_are_no_reason_for_loops_and_too_many_are():
+    assert plan(js.sgd(case("logistic", 200), learning_rate=0.05, batch_size=8)).graphs.by_rows
+    assert plan(js.sgd(case("logistic", 200, n=120), learning_rate=0.05, batch_size=100)).graphs is None
+
+
 @pytest.mark.parametrize("precise", [False, True])
 def test_the_width_of_vectors_changes_no_bit(precise, monkeypatch):
     here, positions = build.machine(), []

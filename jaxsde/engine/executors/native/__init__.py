@@ -33,6 +33,7 @@ _CALLS = 1024  # of the code, that Python plans at once
 _LONGEST, _SHORT = 32, 2000  # steps that are taken together, and their operations
 _SCALARS = 2_500  # a step of more operations than this is faster, and much sooner compiled, as loops
 _ROW = 100  # operations that an example of each chain's own is worth, to the compiler
+_BY_ROWS = 8_000  # instructions of a step whose examples go row by row, in loops of their own: two seconds of the compiler
 _PATIENT = 7_000  # the same, where a primitive has no loops
 _MOST = 16_000  # where examples have an order, for which there are no loops: beyond, a compiler would take longer than the run
 WIDEST = 64  # chains that a tile may have however large their steps: it is worked through vector by vector
@@ -128,8 +129,6 @@ class _Graphs:
             self.traced = block.trace(chain, state, dtype, length)
             try:
                 self._choose(most)
-                if length == 1 and self._cost() > most:
-                    raise TooLarge(f"a step of more than {most} scalar operations")
             except TooLarge:
                 if length == 1:
                     raise
@@ -137,28 +136,39 @@ class _Graphs:
                 break
 
     def _choose(self, most: int) -> None:
-        """Sums over examples row by row, or column by column, whichever is less work (and no more than `most` operations)."""
+        """Sums over examples row by row, or column by column, whichever is less work (and no more than a compiler takes)."""
         self.by_rows = True
         self.near = by_rows = self._made(near=True)
+        self.by_rows = any(node.op in ("dot", "mix") for node in by_rows[0].graph.nodes.values())
+        if not self.by_rows:  # nothing to choose
+            nodes = max(len(steps.graph.nodes) for steps in by_rows)
+            if nodes > self.operations or (self.traced.length == 1 and self._cost() > most):
+                raise TooLarge(f"a step of more than {most} scalar operations")
+            return
+        work, allowed = examples.cost(by_rows[0].roots), max(_BY_ROWS, most)
         self.by_rows = False
-        if any(node.op in ("dot", "mix") for node in by_rows[0].graph.nodes.values()):
-            with contextlib.suppress(TooLarge):
-                self.near = self._made(near=True)
-                if examples.cost(self.near[0].roots) <= examples.cost(by_rows[0].roots) and self._cost() <= most:
-                    return
-            self.by_rows, self.near = True, by_rows
+        with contextlib.suppress(TooLarge):
+            self.near = self._made(near=True)
+            if self._cost() <= most and (work > allowed or examples.cost(self.near[0].roots) <= work):
+                return
+        if work > allowed:
+            raise TooLarge(f"a step of more than {most} scalar operations")
+        self.by_rows, self.near = True, by_rows
 
     def _cost(self) -> int:
         """Operations that differ from chain to chain, to the compiler."""
         wide = [node for node in ordered(self.near[0].roots) if node.wide]
-        return len(wide) + _ROW * len({node.args[1].number for node in wide if node.op == "row" and not self.by_rows})
+        return len(wide) + _ROW * len({node.args[1].number for node in wide if node.op == "row"})
 
     def far(self) -> tuple[block.Steps, block.Steps]:
         return self._made(near=False)
 
     def _made(self, near: bool) -> tuple[block.Steps, block.Steps]:
-        functions = floats.FUNCTIONS | ({"total": examples.total} if self.by_rows else {})
-        fast, masked = (block.steps(self.traced, self.limit, m, functions, self.operations, near) for m in (False, True))
+        functions, operations = floats.FUNCTIONS, self.operations
+        if self.by_rows:
+            functions = functions | {"total": examples.total}
+            operations = max(operations, 2 * _PATIENT) if self.traced.length == 1 else operations
+        fast, masked = (block.steps(self.traced, self.limit, m, functions, operations, near) for m in (False, True))
         return fast, masked
 
 
