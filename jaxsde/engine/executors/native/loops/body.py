@@ -9,8 +9,8 @@ import numpy as np
 
 from ...scalar.graph import CHAIN, Graph, Node
 from ..rows import columns_of
-from ..vectors import TYPES, Printer
-from ..writer import stored
+from ..vectors import Printer
+from ..writer import TYPES, stored
 from .arrays import Array, At, Index
 
 if TYPE_CHECKING:

@@ -18,8 +18,7 @@ from .. import floats
 from ..build import Machine
 from ..kernel import ARGUMENTS
 from ..seen import Seen
-from ..vectors import TYPES
-from ..writer import Writer, stored
+from ..writer import TYPES, Writer, stored
 from .arrays import Array, At, Index, View, scalar
 from .body import Body
 from .nests import Buffer, Nests

@@ -15,8 +15,8 @@ import numpy as np
 
 from ...scalar.graph import Node, Unsupported
 from ..rows import columns_of
-from ..vectors import TYPES, constant
-from ..writer import Writer, stored
+from ..vectors import constant
+from ..writer import TYPES, Writer, stored
 from .arrays import Array, At, Index, Var, View, contiguous
 from .body import Body
 
