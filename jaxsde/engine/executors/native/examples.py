@@ -10,7 +10,7 @@ always 64 bytes' worth of interleaved sums, then a tree, so its bits do not depe
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -112,7 +112,7 @@ class Examples:
         return self._dots(group)
 
     def _dots(self, nodes: list[Node]) -> None:
-        """Row by row: `lanes` sums side by side, then the sums of that many chains together down to one number each."""
+        """`lanes` sums of a row's products side by side, then the sums of that many chains together down to one number each."""
         p, scalar, (leaf, start, _, *weights) = self.printer, TYPES[nodes[0].dtype.name], nodes[0].args
         out, dtype, blocks = p.body, nodes[0].dtype, _blocks(nodes[0])
         lanes, bases = _BYTES // dtype.itemsize, [node.args[2] for node in nodes]
@@ -142,17 +142,8 @@ class Examples:
                     total = more
                 return total
 
-            def folded(chain: int, distance: int) -> str:
-                """Entry i: the sum of every `distance`-th number of chain `chain + i`, without i's lower bits."""
-                if distance == lanes:
-                    return product(chain)
-                a, b = folded(chain, 2 * distance), folded(chain + distance, 2 * distance)
-                other = [lanes * (i & distance != 0) for i in range(lanes)]
-                stay = out.shuffle(scalar, lanes, a, b, (i + o for i, o in enumerate(other)))
-                move = out.shuffle(scalar, lanes, a, b, ((i ^ distance) + o for i, o in enumerate(other)))
-                return out.let(f"fadd {kind} {stay}, {move}")
-
-            total = out.joined(scalar, [folded(chain, 1) for chain in range(0, out.lanes, lanes)], lanes)
+            parts = [_summed(out, scalar, lanes, product, chain) for chain in range(0, out.lanes, lanes)]
+            total = out.joined(scalar, parts, lanes)
             out.line(f"store {out.vector(scalar)} {total}, ptr {out.at(scalar, sums, first)}, align {_BYTES}")
             for column, room in singles.items():
                 (values,) = columns_of(out, scalar, pointers, column, 1)
@@ -246,6 +237,18 @@ class Examples:
 
     def _read(self, scalar: str, room: str, k: int) -> str:
         return self.printer.body.load(scalar, self.printer.body.at(scalar, room, k * self.printer.body.lanes))
+
+
+def _summed(out: Writer, scalar: str, lanes: int, vector: Callable[[int], str], chain: int, distance: int = 1) -> str:
+    """Entry i: the sum of every `distance`-th number of the vector of chain `chain + i`, without i's lower bits. Each is asked for
+    when it is needed, so that few are held."""
+    if distance == lanes:
+        return vector(chain)
+    a, b = (_summed(out, scalar, lanes, vector, c, 2 * distance) for c in (chain, chain + distance))
+    other = [lanes * (i & distance != 0) for i in range(lanes)]
+    stay = out.shuffle(scalar, lanes, a, b, (i + o for i, o in enumerate(other)))
+    move = out.shuffle(scalar, lanes, a, b, ((i ^ distance) + o for i, o in enumerate(other)))
+    return out.let(f"fadd <{lanes} x {scalar}> {stay}, {move}")
 
 
 def _size(out: Writer, item: int) -> int:
