@@ -116,7 +116,7 @@ class Examples:
         p, scalar, (leaf, start, _, *weights) = self.printer, TYPES[nodes[0].dtype.name], nodes[0].args
         out, dtype, blocks = p.body, nodes[0].dtype, _blocks(nodes[0])
         lanes, bases = _BYTES // dtype.itemsize, [node.args[2] for node in nodes]
-        kind, row, places = f"<{lanes} x {scalar}>", len(blocks) * lanes, self._indices(bases)
+        kind, row, places = f"<{lanes} x {scalar}>", len(blocks) * lanes, p.kept(bases)
         weights_of = self._turned(weights, start - lanes * blocks[0], row, scalar)
         sums = p.scratch(scalar, len(nodes) * out.lanes)
         columns = {n.args[2] for b in bases for n in p.rows.get((leaf, b.number, dtype), ()) if n.number not in p.names}
@@ -124,7 +124,7 @@ class Examples:
 
         def example(k: str) -> None:
             first = out.let(f"mul i64 {k}, {out.lanes}")
-            pointers = self._pointers(leaf, scalar, out.at("i32", places, first))
+            pointers = p.pointers(leaf, scalar, out.at("i32", places, first))
 
             def product(chain: int) -> str:
                 total = ""
@@ -174,10 +174,7 @@ class Examples:
         """All columns of one sum."""
         p, scalar, dtype = self.printer, TYPES[nodes[0].dtype.name], nodes[0].dtype
         out, leaf, batch = p.body, nodes[0].args[0], nodes[0].args[2:]
-        places, factors = self._indices(batch[::2]), p.scratch(scalar, len(batch) // 2 * out.lanes)
-        for k, factor in enumerate(batch[1::2]):
-            at = out.at(scalar, factors, k * out.lanes)
-            out.line(f"store {out.vector(scalar)} {p.use(factor, True)}, ptr {at}, align {_BYTES}")
+        places, factors = p.kept(batch[::2]), p.kept(batch[1::2])
         size = _size(out, dtype.itemsize)
         kind, wanted = f"<{size} x {scalar}>", sorted({node.args[1] // size for node in nodes})
         row, columns = size * len(wanted), {}
@@ -188,7 +185,7 @@ class Examples:
                 sums: dict[int, str] = {}
                 for k in range(len(batch) // 2):
                     at = out.let(f"add i64 {i}, {k * out.lanes}")
-                    (pointer,) = self._pointers(leaf, scalar, out.at("i32", places, at), 1)
+                    (pointer,) = p.pointers(leaf, scalar, out.at("i32", places, at), 1)
                     s = out.splat(scalar, out.let(f"load {scalar}, ptr {out.at(scalar, factors, at)}"), size)
                     for block in few:
                         x = self._load(kind, scalar, pointer, size * block)
@@ -210,24 +207,6 @@ class Examples:
                 columns.setdefault(size * block + i, []).append(name)
         for node in nodes:
             p.names[node.number] = out.joined(scalar, columns[node.args[1]], size)
-
-    def _indices(self, bases: Iterable[Node]) -> str:
-        """Where the chains' rows begin in the table, in memory: [examples, chains]."""
-        p, bases = self.printer, list(bases)
-        p.need(bases)
-        room = p.scratch("i32", len(bases) * p.body.lanes)
-        for k, base in enumerate(bases):
-            at = p.body.at("i32", room, k * p.body.lanes)
-            p.body.line(f"store {p.body.vector('i32')} {p.use(base, True)}, ptr {at}, align {_BYTES}")
-        return room
-
-    def _pointers(self, leaf: int, scalar: str, places: str, count: int | None = None) -> list[str]:
-        """Of the rows that begin at the first `count` of these places, one for each chain unless another number is said."""
-        out, found = self.printer.body, []
-        for i in range(out.lanes if count is None else count):
-            index = out.let(f"load i32, ptr {out.at('i32', places, i)}")
-            found.append(out.at(scalar, self.printer.table(leaf), out.let(f"sext i32 {index} to i64")))
-        return found
 
     def _load(self, kind: str, scalar: str, place: str, entries: int, align: int = 0) -> str:
         """Of a row of the table, or of a room that this code wrote."""

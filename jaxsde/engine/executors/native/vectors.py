@@ -53,7 +53,7 @@ class Printer:
         self.splats: dict[Writer, dict[int, str]] = {}
         self.table, self.scratch = table, scratch  # leaf -> pointer name; (type, entries) -> stack room
         self.rows: dict[tuple, list[Node]] = {}
-        self.addresses: dict[int, list[str]] = {}
+        self.indices: dict[int, str] = {}  # where those of rows are kept
         self.words = Words(graph, body.lanes, self) if body.halves else None
         self.examples = Examples(graph, self)
         for node in graph.nodes.values():
@@ -143,7 +143,9 @@ class Printer:
         group = sorted(self.rows[leaf, base.number, dtype], key=lambda n: n.args[2])
         group = [n for n in group if n.number not in self.names]
         out, scalar = self.body, TYPES[dtype.name]
-        pointers = self._pointers(leaf, base, scalar)
+        if base.number not in self.indices:
+            self.indices[base.number] = self.kept([base])
+        pointers = self.pointers(leaf, scalar, self.indices[base.number])
         while group:
             start = group[0].args[2]
             width = 1
@@ -158,21 +160,22 @@ class Printer:
             for n in inside:
                 self.names[n.number] = columns[n.args[2] - start]
 
-    def _pointers(self, leaf: int, base: Node, scalar: str) -> list[str]:
-        """Where each lane's row begins."""
-        out, lanes = self.body, self.body.lanes
-        if base.number not in self.addresses:
-            room = self.scratch("i32", lanes)
-            out.line(f"store {out.vector('i32')} {self.use(base, True)}, ptr {room}, align 64")
-            indices = []
-            for i in range(lanes):
-                place = out.let(f"getelementptr i32, ptr {room}, i64 {i}")
-                indices.append(out.let(f"sext i32 {out.let(f'load i32, ptr {place}')} to i64"))
-            self.addresses[base.number] = indices
-        stored = "i8" if scalar == "i1" else scalar
-        return [
-            out.let(f"getelementptr {stored}, ptr {self.table(leaf)}, i64 {i}") for i in self.addresses[base.number]
-        ]
+    def kept(self, nodes: Iterable[Node]) -> str:
+        """Where nodes of one type lie in memory as vectors, one after the other."""
+        nodes, out = list(nodes), self.body
+        names, scalar = self.need(nodes), TYPES[nodes[0].dtype.name]
+        room = self.scratch(scalar, len(nodes) * out.lanes)
+        for k, name in enumerate(names):
+            out.line(f"store {out.vector(scalar)} {name}, ptr {out.at(scalar, room, k * out.lanes)}, align 64")
+        return room
+
+    def pointers(self, leaf: int, scalar: str, indices: str, count: int | None = None) -> list[str]:
+        """Of the rows whose numbers are kept there: one for each lane, unless another count is said."""
+        out, found = self.body, []
+        for i in range(out.lanes if count is None else count):
+            index = out.let(f"load i32, ptr {out.at('i32', indices, i)}")
+            found.append(out.at(scalar, self.table(leaf), out.let(f"sext i32 {index} to i64")))
+        return found
 
 
 def _emit(
