@@ -120,6 +120,18 @@ def test_cross_terms_that_vary():
     assert abs(right.mean - wrong.mean) > 5 * (right.error + wrong.error)
 
 
+def test_a_target_is_looked_for_and_what_is_too_rare_is_said():
+    # a well that the first box does not leave: the box grows until it holds a part of the target
+    ball = sgd_sde(potential(lambda x: x @ x / 2, jnp.ones(2), noise_covariance=1.0), learning_rate=0.2)
+    line = sgd_sde(potential(lambda x: x @ x / 2, jnp.ones(1), noise_covariance=1.0), learning_rate=0.2)
+    for level in (1.4, 1.5):
+        found = theory.mean_first_passage(ball, [0.0, 0.0], lambda x, level=level: x[0] - level, cells=96)
+        within(found, theory.mean_first_passage(line, 0.0, level).mean, share=5)
+    for options in ({}, {"box": (-3.5, 3.5)}):
+        with pytest.raises(ValueError, match="too rarely"):
+            theory.mean_first_passage(ball, [0.0, 0.0], lambda x: x[0] - 3, **options)
+
+
 @pytest.mark.slow
 def test_the_saddle_is_passed_as_eyring_and_kramers_say():
     def loss(p):
@@ -156,7 +168,8 @@ def test_a_ball():
         (lambda x: x[0] - 1, {"walls": "sticky"}, ValueError, "reflecting"),
         (lambda x: x[0] - 1, {"box": (1, 2)}, ValueError, "does not hold the start"),
         (lambda x: x[0] - 1, {"cells": 8}, ValueError, "at least 32"),
-        (lambda x: x[0] - 5, {"box": (-1, 1)}, ValueError, "infinite"),
+        (lambda x: x[0] - 5, {"box": (-1, 1)}, ValueError, "no cell of the box"),
+        (lambda x: x[0] > jnp.inf, {}, ValueError, "no box around it"),
     ],
 )
 def test_what_has_no_answer_is_said(target, options, error, says):

@@ -28,6 +28,11 @@ _CELLS = {1: 4096, 2: 128, 3: 32}
 _SCOUT = {1: 256, 2: 40, 3: 14}
 _SHARE = 1e-9  # of the time spent, beyond which the box need not reach
 _LEAST = 1e-6  # a fraction of a jump below this counts as this
+_MOST_JUMPS = 1e13  # before the passage: rounding lets some 1e-16 of the jumps out of a box that lets none out
+_NEVER = (
+    "the target is reached too rarely or never from somewhere in the box: "
+    "its mean passage time is infinite, or beyond what a grid resolves; see kramers"
+)
 
 
 @dataclass(frozen=True)
@@ -180,10 +185,13 @@ class _Killed:
 
     def moments(self) -> tuple[float, float]:
         """Mean and variance of the time from the start."""
+        if not self.killed.any():  # a matrix that rounding alone keeps from being singular
+            raise ValueError("no cell of the box lies in the target: the mean passage time is infinite, or the box too small")
         solve = _factor(self.matrix)
         time = solve(np.ones(len(self.outside)))
-        if not np.isfinite(time).all() or time.min() < -1e-9 * np.abs(time).max() or not time @ self.weights > 0:
-            raise ValueError("the target is not reached from everywhere in the box: its mean passage time is infinite")
+        jumps = np.abs(time).max() * self.matrix.diagonal().max()
+        if not jumps < _MOST_JUMPS or time.min() < -1e-9 * np.abs(time).max() or not time @ self.weights > 0:
+            raise ValueError(_NEVER)
         # L v = −Σ rate (T(y) − T(x))²: no difference of large numbers
         moves = scipy.sparse.coo_matrix(self.matrix)
         off = np.asarray(moves.row != moves.col)
@@ -281,9 +289,7 @@ def _factor(matrix: Any) -> Callable[[np.ndarray], np.ndarray]:
     try:
         return scipy.sparse.linalg.splu(matrix.tocsc(), permc_spec="MMD_AT_PLUS_A").solve
     except RuntimeError as error:
-        raise ValueError(
-            "the target is not reached from everywhere in the box: its mean passage time is infinite"
-        ) from error
+        raise ValueError(_NEVER) from error
 
 
 def _found_box(wide: Any, start: np.ndarray, region: Region) -> tuple[np.ndarray, np.ndarray]:
@@ -299,11 +305,25 @@ def _found_box(wide: Any, start: np.ndarray, region: Region) -> tuple[np.ndarray
     slope = np.ptp(f, axis=0) / 1e-3
     width = np.sqrt(np.diag(diffusion[0]) / np.maximum(slope, np.diag(diffusion[0]) / (1 + np.abs(points).max()) ** 2))
     lo, hi = points.min(axis=0) - 4 * width, points.max(axis=0) + 4 * width
+    far = 1e6 * (1 + np.abs(points).max())
+
+    def scout(lo: np.ndarray, hi: np.ndarray) -> _Killed:
+        return _Killed.build(wide, start, region, grid_of(lo, hi, _SCOUT[d]), "reflecting")
+
+    while not scout(lo, hi).killed.any():  # reflected for ever: what is spent where says nothing
+        lo, hi = lo - 0.3 * (hi - lo), hi + 0.3 * (hi - lo)
+        if max(np.abs(lo).max(), np.abs(hi).max()) > far:
+            raise ValueError(
+                "the target is not reached from the start: no box around it has a cell in the target; give box=(lo, hi)"
+            )
 
     def occupation(lo: np.ndarray, hi: np.ndarray) -> np.ndarray:
-        spent = _Killed.build(wide, start, region, grid_of(lo, hi, _SCOUT[d]), "reflecting").occupation()
+        spent = scout(lo, hi).occupation()
         if not (np.isfinite(spent).all() and spent.sum() > 0):
-            raise ValueError("the target is not reached from the start: its mean passage time is infinite")
+            raise ValueError(_NEVER)
         return np.abs(spent)
 
-    return enclosing(lo, hi, occupation, _SHARE, 60, 1e6 * (1 + np.abs(points).max()), "process")
+    box = enclosing(lo, hi, occupation, _SHARE, 60, far, "process")
+    if not scout(*box).killed.any():
+        raise ValueError("the target is reached too rarely: the process spends no time near it; see kramers, or give box=(lo, hi)")
+    return box
