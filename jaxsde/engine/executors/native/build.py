@@ -42,8 +42,10 @@ class Machine(NamedTuple):
 
     @property
     def attributes(self) -> str:
+        """Of functions. Registers that go to the stack go to whole lines of the cache: a caller aligns it to 16 bytes only,
+        and by luck a step took up to half as long again."""
         wide = f'"prefer-vector-width"="{self.bits}" "min-legal-vector-width"="{self.bits}"'
-        return wide if self.x86 else ""
+        return f"alignstack={self.bits // 8} {wide}" if self.x86 and self.bits > 128 else wide if self.x86 else ""
 
 
 @functools.cache
