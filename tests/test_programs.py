@@ -81,3 +81,23 @@ def test_a_problem_of_other_data_compiles_nothing():
 
 def squared(w, e):
     return (e[0] @ w - e[1]) ** 2
+
+
+def test_the_first_chunk_is_as_long_as_another_run_of_the_program_says():
+    problem = js.potential(lambda x: x @ x / 2 + 0.125 * x[0] ** 4, np.ones(2), noise_covariance=1.0)
+    chain = js.integrate(js.sgd_sde(problem, learning_rate=0.1), dt=0.05)
+    given = dict(chains=64, every=3, key=js.key(1), statistics={"m": js.Mean()}, executor="vmap")
+
+    def first():
+        return next(iter(js.iterate(chain, np.ones(2), steps=4000, **given))).step
+
+    assert first() == 63  # nothing is known
+    program = next(reversed(launch._programs.values()))
+    # launches that are over at once, or in which chains stopped, say nothing of the next ones
+    program.took(64, 1e-3, True)
+    program.took(64, 1.0, False)
+    assert program.pace is None and first() == 63
+    program.took(1000, 1.0, True)
+    assert first() == 498  # half a second, and whole intervals
+    whole, parts = (js.simulate(chain, np.ones(2), steps=4000, chunk=c, **given) for c in (None, 1000))
+    np.testing.assert_array_equal(whole.positions, parts.positions)

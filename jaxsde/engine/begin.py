@@ -92,7 +92,7 @@ def _at_start(
 def _fresh(statistics: Mapping[str, Statistic], plan: Any, rows: int, dim: int, dtype: Any) -> dict[str, PyTree]:
     """Empty accumulators for every row."""
     empty = _empty(statistics, plan.width, dim, dtype)
-    return jax.tree.map(lambda a: np.broadcast_to(a, (rows, *a.shape)).copy(), empty)
+    return jax.tree.map(lambda a: np.broadcast_to(a, (rows, *a.shape)), empty)
 
 
 # What is known of a structure (a tree and the shapes of its leaves) without tracing the user's functions once more.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import math
+import time
+from collections import OrderedDict, deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -23,30 +25,33 @@ def advance(run: Any, steps: int, collecting: bool) -> Any:
     plan, where = run.layout, device()
     shared = jax.device_put((prepared(run.chain, run.stream, run.dtype), dict(run.statistics)), where)
     span = _span(run, steps, collecting)
-    arguments = (*shared, run.key_words, plan.ids(*plan.tiles[0]), span, _tile(run, plan.tiles[0]))
-    advance_tile = _program(arguments, run, where).bind(shared, run.key_words, span)
+    compiled = _compiled(shared, span, run, where)
+    advance_tile = compiled.program.bind(shared, run.key_words, span)
+    # Every worker puts its tiles where they belong.
+    empty = lambda x: np.empty(x.shape, x.dtype)  # noqa: E731
+    survived = np.empty(run.survived.shape, np.uint32)
+    joined = Tile(jax.tree.map(empty, run.state), jax.tree.map(empty, run.accumulators), empty(run.alive), survived)
     wide_types = bool(jax.config.jax_enable_x64)  # pyright: ignore[reportAttributeAccessIssue]
 
-    def launch(tile: tuple[int, int]) -> Tile:
+    def launch(tile: tuple[int, int]) -> None:
         with jax.enable_x64(wide_types):  # a setting of the calling thread, which a worker does not inherit
-            return jax.device_get(advance_tile(plan.ids(*tile), _tile(run, tile)))
+            after = jax.device_get(advance_tile(plan.ids(*tile), _tile(run, tile)))
+        rows = slice(tile[0], tile[0] + plan.rows_per_tile)
+        jax.tree.map(lambda whole, part: np.copyto(whole[rows].reshape(part.shape), part, casting="no"), joined, after)
 
+    began = time.perf_counter()
     with ThreadPoolExecutor(layouts.workers(where.platform)) as pool:
-        results = list(pool.map(launch, plan.tiles))
-    join = lambda *parts: np.concatenate(parts)  # noqa: E731
-    wide = lambda x: x.reshape(-1, plan.width, *x.shape[1:])  # noqa: E731
-    state, accumulators, alive, survived = (
-        jax.tree.map(join, *(getattr(r, name) for r in results)) for name in Tile._fields
-    )
+        deque(pool.map(launch, plan.tiles), maxlen=0)
+    compiled.took(steps * _rounds(run, where), time.perf_counter() - began, int(joined.alive.sum()) == run.chains)
     before, after = ((step - run.origin) // run.every for step in (run.step, run.step + steps))
     return replace(
         run,
         step=run.step + steps,
         samples=run.samples + (after - before) * collecting,
-        state=jax.tree.map(wide, state),
-        accumulators=accumulators,
-        alive=wide(alive),
-        survived=run.survived + wide(survived),
+        state=joined.state,
+        accumulators=joined.accumulators,
+        alive=joined.alive,
+        survived=run.survived + joined.survived,
         _cache={},
     )
 
@@ -55,8 +60,21 @@ def program_bytes(run: Any) -> int:
     """What the compiled program of this run takes for all tiles that are in flight at once, by the compiler's own count."""
     plan, where = run.layout, device()
     shared = (prepared(run.chain, run.stream, run.dtype), dict(run.statistics))
-    arguments = (*shared, run.key_words, plan.ids(*plan.tiles[0]), _span(run, 1, False), _tile(run, plan.tiles[0]))
-    return _program(arguments, run, where).bytes * min(layouts.workers(where.platform), len(plan.tiles))
+    program = _compiled(shared, _span(run, 1, False), run, where).program
+    return program.bytes * min(layouts.workers(where.platform), len(plan.tiles))
+
+
+def seconds_a_step(run: Any) -> float | None:
+    """What a step of all chains took when this program last ran for long, if it has."""
+    where = device()
+    shared = (prepared(run.chain, run.stream, run.dtype), dict(run.statistics))
+    pace = _compiled(shared, _span(run, 1, False), run, where).pace
+    return None if pace is None else pace * _rounds(run, where)
+
+
+def _rounds(run: Any, where: Any) -> int:
+    """Tiles that a worker runs one after the other."""
+    return math.ceil(len(run.layout.tiles) / layouts.workers(where.platform))
 
 
 def _span(run: Any, steps: int, collecting: bool) -> Span:
@@ -84,17 +102,32 @@ def _tile(run: Any, tile: tuple[int, int]) -> Tile:
     )
 
 
-_programs: OrderedDict[Any, Any] = OrderedDict()
+@dataclass
+class _Compiled:
+    """A program, and how long a step of a tile took in the last launch that tells."""
+
+    program: Any
+    pace: float | None = None
+
+    def took(self, steps: int, seconds: float, everyone: bool) -> None:
+        if seconds > _TELLING_SECONDS and everyone:  # steps of chains that have diverged may take no time at all
+            self.pace = seconds / steps
+
+
+_TELLING_SECONDS = 0.05  # beside which what a launch takes beside its steps is nothing
+_programs: OrderedDict[Any, _Compiled] = OrderedDict()
 _KEPT_PROGRAMS = 64
 
 
-def _program(arguments: tuple, run: Any, where: Any) -> Any:
+def _compiled(shared: tuple, span: Span, run: Any, where: Any) -> _Compiled:
     """The compiled program for these shapes and this structure. A new learning rate, seed, data value, number of steps or
     chunk finds the old one."""
-    every, rows = run.every, run.layout.rows_per_tile
+    plan, every, rows = run.layout, run.every, run.layout.rows_per_tile
+    arguments = (*shared, run.key_words, plan.ids(*plan.tiles[0]), span, _tile(run, plan.tiles[0]))
     key = (signature(arguments), every, rows, run.executor, where)
     if key not in _programs:
-        _programs[key] = EXECUTORS[run.executor].program(arguments, every=every, rows=rows, platform=where.platform)
+        program = EXECUTORS[run.executor].program(arguments, every=every, rows=rows, platform=where.platform)
+        _programs[key] = _Compiled(program)
         while len(_programs) > _KEPT_PROGRAMS:
             _programs.popitem(last=False)
     _programs.move_to_end(key)

@@ -30,6 +30,7 @@ from .progress import progress_bar
 from .run import Run
 
 _CHUNK_SECONDS = 0.5  # what an automatic chunk lasts: progress is shown, and an interrupt obeyed, that often
+_FIRST_CHUNK, _GROWTH = 64, 32  # steps, where nothing is known yet, and what a next chunk may be of the last one
 _LARGEST_CHUNK = 1 << 28
 
 
@@ -151,14 +152,14 @@ def _chunks(run: Run, burn_in: int, steps: int, chunk: int | None, progress: Any
         yield run if run.samples or run.step else _look(run)
         return
     with progress_bar(progress, burn_in + steps, run) as bar:
-        done, pace = 0, None
+        done, last = 0, None
         while done < burn_in + steps:
             collecting = done >= burn_in
-            size = min(chunk, _LARGEST_CHUNK) if chunk else _pace(pace, run.every)
+            size = min(chunk, _LARGEST_CHUNK) if chunk else _pace(run, last)
             size = min(size, (burn_in + steps if collecting else burn_in) - done)
             began = time.perf_counter()
             run = launching.advance(run, size, collecting)
-            pace = (size, time.perf_counter() - began)
+            last = size, time.perf_counter() - began
             done += size
             if done == burn_in:
                 run = replace(run, origin=run.step)
@@ -166,11 +167,16 @@ def _chunks(run: Run, burn_in: int, steps: int, chunk: int | None, progress: Any
             yield run
 
 
-def _pace(last: Any, every: int) -> int:
-    """Steps for the next automatic chunk, from how many the last one had and how long it took: at most eightfold."""
-    size, seconds = last or (64, _CHUNK_SECONDS)
-    wanted = min(8 * size, int(size * _CHUNK_SECONDS / max(seconds, 1e-6)) + 1, _LARGEST_CHUNK)
-    return max(1, wanted // every) * every
+def _pace(run: Run, last: tuple[int, float] | None) -> int:
+    """Steps for the next automatic chunk, from how many the last one had and how long it took: at most so many times as many.
+    For the first, from another run of the same program, if there was one."""
+    if last is None:
+        known = launching.seconds_a_step(run)
+        wanted = _FIRST_CHUNK if known is None else int(_CHUNK_SECONDS / known)
+    else:
+        size, seconds = last
+        wanted = min(_GROWTH * size, int(size * _CHUNK_SECONDS / max(seconds, 1e-6)) + 1)
+    return max(1, min(wanted, _LARGEST_CHUNK) // run.every) * run.every
 
 
 def _look(run: Run) -> Run:
