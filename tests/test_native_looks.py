@@ -13,9 +13,12 @@ import jaxsde as js
 from jaxsde import random
 from jaxsde.engine import launch
 from jaxsde.engine.executors import native
-from jaxsde.engine.executors.native.looks import Looking, looks
+from jaxsde.engine.executors.native import samples, updates
+from jaxsde.engine.executors.native.looks import Looking, _graph, looks
+from jaxsde.engine.executors.scalar.graph import Graph
 from jaxsde.engine.executors.tile import Span
-from jaxsde.statistics.sums import CARRY
+from jaxsde.statistics.sums import CARRY, rarely
+from jaxsde.struct import static, struct
 
 KEY = js.key(3)
 PROBLEM = js.potential(lambda x: jnp.sum(x**2 / 2 - 0.3 * jnp.cos(x)), np.full(2, 0.5), noise_covariance=[[1.0, 0.3], [0.3, 0.5]])
@@ -108,8 +111,11 @@ def test_what_goes_where():
     code = looks(STATISTICS, x, dtype)
     assert code.own == ["mean", "moments", "spread"] and "boxes" in code.counting
     assert "course" not in code.own + code.counting  # its ring is shared by chains
-    wide = looks({"spread": js.Covariance()}, jax.ShapeDtypeStruct((40,), np.float32), dtype)
-    assert wide.own == [] and wide.call is None  # more numbers than LLVM takes in its stride
+    both = {"spread": js.Covariance(), "mean": js.Mean()}
+    wide = looks(both, jax.ShapeDtypeStruct((40,), np.float32), dtype)
+    assert wide.own == ["mean", "spread"]
+    wider = looks(both, jax.ShapeDtypeStruct((400,), np.float32), dtype)
+    assert wider.own == ["mean"]  # more numbers than are printed in good time
     problem = js.potential(lambda x: jnp.sum(x**2) / 2, np.zeros(40))
     chain = js.integrate(js.langevin(problem, temperature=0.5), dt=0.1)
     spread = run(chain=chain, statistics={"spread": js.Covariance()}, steps=10, burn_in=100, chains=4096)["spread"]
@@ -117,6 +123,63 @@ def test_what_goes_where():
     expected = 0.5 / (1 - 0.05) * np.eye(40)
     assert (np.abs(spread.value - expected) < 6.5 * np.maximum(spread.stderr, 1e-3)).all()
     assert not (np.abs(spread.value - 1.2 * expected) < 6.5 * np.maximum(spread.stderr, 1e-3)).all()
+
+
+@struct
+class Turning:
+    """Numbers that read each other: added to, and now and then passed on, around (`turned`) or to the next one, the last lost."""
+
+    turned: bool = static()
+
+    def init(self, x):
+        return jnp.zeros((len(x), 20), x.dtype), jnp.zeros(len(x), jnp.int32)
+
+    def update(self, acc, t, x, alive):
+        held, count = acc
+        rare = rarely(count % 5 == 3)[:, None]
+        moved = jnp.roll(held, 1, axis=1) if self.turned else jnp.concatenate([x[:, :1], held[:, :-1]], axis=1)
+        added = held + jnp.sin(x[:, :1]) * jnp.arange(1, 21, dtype=x.dtype)
+        return jnp.where(alive[:, None], jnp.where(rare, moved, added), held), count + alive
+
+    def merge(self, acc):
+        return jax.tree.map(lambda a: a.sum(axis=0, keepdims=True), acc)
+
+    def result(self, acc):
+        return acc[0].sum(axis=0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_what_is_updated_alike_is_updated_in_a_loop(dtype, monkeypatch):
+    """To the bit what it is without loops, whatever reads what."""
+    problem = js.potential(lambda x: jnp.sum(x**2 / 2 - jnp.cos(x)), np.zeros(7), noise_covariance=2.0)
+    statistics = {
+        "spread": js.Covariance(), "moments": js.Moments(4), "range": js.Extremes(), "loss": js.MeanLoss(problem),
+        "around": Turning(True), "along": Turning(False),
+    }  # fmt: skip
+    with jax.enable_x64(dtype == np.float64):
+        chain = js.sgd(problem, learning_rate=0.1)
+        given = dict(chain=chain, statistics=statistics, every=2, steps=400, burn_in=3, dtype=dtype)
+        ours, reference = (run(e, **given) for e in ("native", "vmap"))
+        monkeypatch.setattr(samples, "_FEWEST", 1 << 30)
+        looks.found.clear()
+        launch._programs.clear()
+        plain = run(**given)
+        looks.found.clear()
+        launch._programs.clear()
+        for a, b, c in zip(*(jax.tree.leaves(r.accumulators) for r in (ours, plain, reference)), strict=True):
+            np.testing.assert_array_equal(a, b)
+            np.testing.assert_allclose(a, c, rtol=2e-4, atol=1e-4 * np.abs(c).max(initial=1.0))
+        traced = _graph(Graph, statistics, sorted(statistics), [], 7, np.dtype(dtype))
+    found = updates.kinds(traced)
+    assert max(len(kind.members) for kind in found) == 21  # the products of a covariance of seven, without the squares
+    stored = [r for kind in found for member in kind.members for r in member]
+    assert sorted(stored) == sorted(updates._changing(traced))
+    # what a member reads of another is stored after it
+    place = {r: i for i, kind in enumerate(found) for member in kind.members for r in member}
+    for kind in found:
+        for member, inputs in zip(kind.members, kind.inputs, strict=True):
+            others = {n.args[0] for n in inputs if n.op == "number"} & set(place) - set(member)
+            assert all(place[r] > place[member[0]] for r in others)
 
 
 def test_counts_are_exact_where_a_launch_passes_the_words(monkeypatch):

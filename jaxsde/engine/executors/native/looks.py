@@ -7,6 +7,7 @@ statistics that are neither stay with XLA.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from collections.abc import Sequence
 from typing import Any
@@ -20,10 +21,12 @@ from ..scalar.graph import CHAIN, STEP, Graph
 from ..scalar.indexing import entries
 from ..scalar.plans import Plans
 from . import build, floats, memory
-from .samples import Never, Traced, slot_bytes, source
+from .samples import Never, slot_bytes, source
 from .seen import LANES
+from .updates import Traced
 
-_ROWS = 400  # numbers of each chain's accumulators: of more, LLVM would take longer than XLA does
+_NUMBERS = 8_000  # of each chain's accumulators, and operations on them: beyond, Python takes longer to print than XLA to run
+_OPERATIONS = 80_000
 _COPIES = 4  # of the counts of a row
 _COUNTED = 1 << 32  # samples and more that a count has no room for
 _ARGUMENTS = (
@@ -37,26 +40,31 @@ class Looks:
 
     def __init__(self, statistics: dict, x: Any, dtype: np.dtype):
         self.dim, self.dtype = x.shape[0], dtype
-        self.own: list[str] = []
-        self.counting: list[str] = []
-        for name, statistic in sorted(statistics.items()):  # the order of a tree's leaves
-            try:
-                if hasattr(statistic, "boxes"):
-                    _graph(Graph, {name: statistic}, [], [name], self.dim, dtype)
-                    self.counting.append(name)
-                elif _per_chain(statistic, self.dim, dtype):
-                    _graph(Graph, {name: statistic}, [name], [], self.dim, dtype)
-                    self.own.append(name)
-            except Unsupported:
-                pass
+        names = sorted(statistics)  # the order of a tree's leaves
+        try:
+            graphs = self._graphs(statistics, names)
+        except Unsupported:  # as many as there is code for
+            kept: list[str] = []
+            for name in names:
+                with contextlib.suppress(Unsupported):
+                    self._graphs(statistics, [*kept, name])
+                    kept.append(name)
+            graphs = self._graphs(statistics, kept)
         self.call: Any = None
         if self.own or self.counting:
-            own, counting = (
-                [_graph(kind, statistics, *names, self.dim, dtype) for kind in (Graph, Never)]
-                for names in ((self.own, []), ([], self.counting))
-            )
+            own, counting = graphs
             self.built = build.build(source(own, counting, self.dim, dtype, build.machine()))
             self.call = ctypes.CFUNCTYPE(None, *_ARGUMENTS)(self.built.address("advance"))
+
+    def _graphs(self, statistics: dict, names: list[str]) -> list[list[Traced]]:
+        """One sample of one chain, for the statistics with accumulators of each chain and for those that count."""
+        self.counting = [name for name in names if hasattr(statistics[name], "boxes")]
+        rest = [name for name in names if name not in self.counting]
+        self.own = [name for name in rest if _per_chain(statistics[name], self.dim, self.dtype)]
+        return [
+            [_graph(kind, statistics, *chosen, self.dim, self.dtype) for kind in (Graph, Never)]
+            for chosen in ((self.own, []), ([], self.counting))
+        ]
 
 
 looks = Plans(Looks)
@@ -134,7 +142,7 @@ def _per_chain(statistic: Any, dim: int, dtype: np.dtype) -> bool:
     """Whether every leaf of the accumulator has one entry for each chain, and not too many."""
     one, two = (jax.tree.leaves(_empty(statistic, c, dim, dtype)) for c in (1, 2))
     own = all(b.shape == (2, *a.shape[1:]) and a.shape[:1] == (1,) for a, b in zip(one, two, strict=True))
-    return own and sum(int(np.prod(a.shape)) for a in one) <= _ROWS
+    return own and sum(int(np.prod(a.shape)) for a in one) <= _NUMBERS
 
 
 def _empty(statistic: Any, chains: int, dim: int, dtype: np.dtype) -> Any:
@@ -145,7 +153,7 @@ def _graph(kind: Any, statistics: dict, own: list[str], counting: list[str], dim
     """One sample of one chain."""
     leaves, structure = jax.tree.flatten({n: statistics[n] for n in sorted(statistics)})
     shapes = [jax.ShapeDtypeStruct(np.shape(a), jnp.result_type(a)) for a in leaves]
-    g = kind(floats.FUNCTIONS)
+    g = kind(floats.FUNCTIONS, _OPERATIONS)
     places = block.arrange([(a.shape, np.dtype(a.dtype)) for a in shapes])
     tables = [p.view(a.shape, np.dtype(a.dtype)) for p, a in zip(places, shapes, strict=True)]
     shared = [t if t.size > 1 else entries(g, t) for t in tables]

@@ -14,14 +14,15 @@ The operations on a number are the same by either way.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from ..scalar.graph import CONSTANT, Graph, Node, ordered
-from . import kernel
+from ..scalar.graph import Graph, Node, ordered
+from . import kernel, updates
 from .build import Machine
 from .seen import LANES
+from .updates import Traced
 from .vectors import Printer
 from .writer import TYPES, Writer, stored
 
@@ -34,8 +35,8 @@ _LOOK = (
     "ptr noalias %numbers, ptr noalias %leaves, ptr noalias %out, ptr noalias %out_alive, ptr noalias %counts, "
     "ptr noalias %bases, ptr noalias %living, ptr noalias %times, i64 %begin, i64 %end, i64 %samples, i64 %room"
 )
+_FEWEST = 12  # numbers updated alike that are worth a loop, where they are updated seldom
 _WINDOW = 16  # samples that a number takes in before it goes back to memory: their positions stay in the nearest cache
-_REPEATED = 2  # times the operations of all numbers together that those of the groups may come to
 
 
 class Never(Graph):
@@ -50,15 +51,6 @@ class Never(Graph):
             return super().op(name, dtype, *args)
         self.flags.append(args[0])
         return self.literal(False, bool)
-
-
-class Traced(NamedTuple):
-    """The numbers of the accumulators before and after a sample, and the box of each statistic that counts."""
-
-    graph: Any
-    before: list[Node]
-    after: list[Node]
-    boxes: list[Node]
 
 
 def slot_bytes(kinds: Iterable[Any]) -> int:
@@ -160,7 +152,7 @@ class _Source:
 
     def _accumulate(self) -> None:
         b, (often, never) = self.b, self.own
-        watched, groups = _grouped(never, self.held)
+        watched, groups = updates.grouped(never, self.held)
         b.label("look")
         b.line("%s = phi i64 [ 0, %vector ], [ %s.next, %taken ]")
         self._window("%s", "%s.end")
@@ -198,15 +190,62 @@ class _Source:
         b.line("br i1 %rare, label %one, label %taken")
 
         b.label("one")
-        printer = self._printer(often, "%k", often.after)
-        for r, name in enumerate(printer.need(often.after)):
-            if often.after[r] is not often.before[r]:
-                b.store(self.kinds[r], name, self.slots[r])
+        kinds = updates.kinds(often)
+        if all(len(kind.members) < _FEWEST for kind in kinds):
+            self._update(often, [r for kind in kinds for member in kind.members for r in member])
+        else:
+            for kind in kinds:
+                if len(kind.members) < _FEWEST:
+                    self._update(often, [r for member in kind.members for r in member])
+                else:
+                    self._repeated(often, kind)
         b.line("%s.one = add i64 %k, 1")
+        b.line("br label %one.end")
+        b.label("one.end")
         b.line("br label %taken")
         b.label("taken")
-        b.line("%s.next = phi i64 [ %k, %taking ], [ %s.one, %one ]")
+        b.line("%s.next = phi i64 [ %k, %taking ], [ %s.one, %one.end ]")
         b.line(f"br i1 {b.let('icmp slt i64 %s.next, %samples')}, label %look, label %boxes")
+
+    def _update(self, traced: Traced, numbers: list[int]) -> None:
+        """These numbers take in sample k."""
+        roots = [traced.after[r] for r in numbers]
+        for r, name in zip(numbers, self._printer(traced, "%k", roots).need(roots), strict=True):
+            self.b.store(self.kinds[r], name, self.slots[r])
+
+    def _repeated(self, traced: Traced, kind: updates.Kind) -> None:
+        """The numbers of one member after the other take in sample k."""
+        b, first = self.b, kind.members[0]
+        before = self._printer(traced, "%k", kind.outside)
+        before.need(kind.outside)
+        known = {node: before.use(node, False) for node in ordered(kind.outside) if node.op != "literal"}
+        inputs = [kind.inputs[0][i] for i in kind.varying]
+        rows = [
+            [self._offset(member[i]) for i in kind.varying] + [r * self.slot for r in numbers]
+            for member, numbers in zip(kind.inputs, kind.members, strict=True)
+        ]
+        table = f"@members{len(b.declarations)}"
+        words = ", ".join(f"i64 {word}" for row in rows for word in row)
+        b.declarations[table] = f"{table} = private unnamed_addr constant [{len(rows) * len(rows[0])} x i64] [{words}]"
+        sample = self._place(self.real, "%out", b.let(f"mul i64 {b.let('add i64 %before, %k')}, {self.dim * LANES}"))
+
+        def body(m: str) -> None:
+            row = self._place("i64", table, b.let(f"mul i64 {m}, {len(rows[0])}"))
+            places = [b.let(f"load i64, ptr {self._place('i64', row, str(column))}") for column in range(len(rows[0]))]
+            given, kept = places[: len(inputs)], places[len(inputs) :]
+            for node, place in zip(inputs, given, strict=True):
+                array, scalar = (self.slots[0], TYPES[node.dtype.name]) if node.op == "number" else (sample, self.real)
+                known[node] = b.load(scalar, self._place("i8", array, place))
+            roots = [traced.after[r] for r in first]
+            printer = Printer(traced.graph, b, self.p, known, lambda leaf: self._pointer("leaves", leaf), self._room)
+            for r, name, place in zip(first, printer.need(roots), kept, strict=True):
+                b.store(self.kinds[r], name, self._place("i8", self.slots[0], place))
+
+        b.repeat(len(rows), body)
+
+    def _offset(self, node: Node) -> int:
+        """Where a number, or a coordinate of a sample, lies: bytes."""
+        return node.args[0] * (self.slot if node.op == "number" else LANES * node.dtype.itemsize)
 
     def _group(self, label: str, following: str, kept: list[int], carried: list[int]) -> None:
         """The samples from s up to k, of which these numbers are kept; those that are carried, they depend on."""
@@ -335,42 +374,3 @@ class _Source:
 
     def _place(self, scalar: str, array: str, index: str) -> str:
         return self.b.let(f"getelementptr {stored(scalar)}, ptr {array}, i64 {index}")
-
-
-def _grouped(traced: Traced, room: int) -> tuple[list[int], list[tuple[list[int], list[int]]]]:
-    """The numbers that say when something rare happens, and the others in groups: (those of the group, those that it has to
-    carry from sample to sample), as many as there is room for, and such that need the same positions."""
-    changing = {r for r, (old, new) in enumerate(zip(traced.before, traced.after, strict=True)) if old is not new}
-
-    def behind(roots: list[Node]) -> tuple[set[int], int]:
-        """The changing numbers that these nodes depend on, at whatever time, and all operations on the way, a bit each."""
-        numbers, bits, ahead = set(), 0, roots
-        while ahead:
-            nodes = ordered(ahead)
-            found = {n.args[0] for n in nodes if n.op == "number"} & changing - numbers
-            bits |= sum(1 << n.number for n in nodes if n.op not in ("number", "literal") and n.rate != CONSTANT)
-            numbers |= found
-            ahead = [traced.after[r] for r in found]
-        return numbers, bits
-
-    watched = sorted(behind(traced.graph.flags)[0])
-    waiting = sorted(changing - set(watched))
-    each = {r: behind([traced.after[r]]) for r in waiting}
-    needs = {r: (numbers | {r}, bits) for r, (numbers, bits) in each.items()}
-    everything = set().union(*(numbers for numbers, _ in needs.values()))
-    groups, spent, together = [], 0, 0
-    left = dict(needs)
-    while left:
-        kept, carried, bits = [], set(), 0
-        while left:
-            r = min(left, key=lambda r: ((left[r][1] & ~bits).bit_count(), r))
-            if kept and len(carried | left[r][0]) > room:
-                break
-            kept.append(r)
-            carried |= left[r][0]
-            bits |= left.pop(r)[1]
-        groups.append((sorted(kept), sorted(carried)))
-        spent, together = spent + bits.bit_count(), together | bits
-    if spent > _REPEATED * together.bit_count():
-        groups = [(waiting, sorted(everything))]
-    return watched, groups
