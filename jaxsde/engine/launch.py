@@ -37,6 +37,7 @@ def advance(run: Any, steps: int, collecting: bool) -> Any:
         with jax.enable_x64(wide_types):  # a setting of the calling thread, which a worker does not inherit
             after = jax.device_get(advance_tile(plan.ids(*tile), _tile(run, tile)))
         rows = slice(tile[0], tile[0] + plan.rows_per_tile)
+        # An executor gives the entries in their order; copied once, whatever lies between them.
         jax.tree.map(lambda whole, part: np.copyto(whole[rows].reshape(part.shape), part, casting="no"), joined, after)
 
     began = time.perf_counter()

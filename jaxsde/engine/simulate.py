@@ -155,8 +155,8 @@ def _chunks(run: Run, burn_in: int, steps: int, chunk: int | None, progress: Any
         done, last = 0, None
         while done < burn_in + steps:
             collecting = done >= burn_in
-            size = min(chunk, _LARGEST_CHUNK) if chunk else _pace(run, last)
-            size = min(size, (burn_in + steps if collecting else burn_in) - done)
+            left = (burn_in + steps if collecting else burn_in) - done
+            size = min(left, _LARGEST_CHUNK, chunk) if chunk else _pace(run, last, left)
             began = time.perf_counter()
             run = launching.advance(run, size, collecting)
             last = size, time.perf_counter() - began
@@ -167,16 +167,17 @@ def _chunks(run: Run, burn_in: int, steps: int, chunk: int | None, progress: Any
             yield run
 
 
-def _pace(run: Run, last: tuple[int, float] | None) -> int:
+def _pace(run: Run, last: tuple[int, float] | None, left: int) -> int:
     """Steps for the next automatic chunk, from how many the last one had and how long it took: at most so many times as many.
-    For the first, from another run of the same program, if there was one."""
+    For the first, from another run of the same program, if there was one. What would be left over goes with the last one."""
     if last is None:
         known = launching.seconds_a_step(run)
         wanted = _FIRST_CHUNK if known is None else int(_CHUNK_SECONDS / known)
     else:
         size, seconds = last
         wanted = min(_GROWTH * size, int(size * _CHUNK_SECONDS / max(seconds, 1e-6)) + 1)
-    return max(1, min(wanted, _LARGEST_CHUNK) // run.every) * run.every
+    wanted = max(1, min(wanted, _LARGEST_CHUNK) // run.every) * run.every
+    return left if left <= min(wanted + wanted // 4, _LARGEST_CHUNK) else wanted
 
 
 def _look(run: Run) -> Run:

@@ -77,12 +77,12 @@ class Looking:
         self.code, self.accumulators, self.lanes = code, accumulators, lanes
         self.own = {name: accumulators[name] for name in code.own}
         # What belongs to a vector of chains lies together: [lanes / LANES, numbers, LANES], in bytes.
-        leaves = [
-            np.reshape(leaf, (lanes // LANES, LANES, np.size(leaf) // lanes)) for leaf in jax.tree.leaves(self.own)
-        ]
-        self.vectors = memory.aligned(lanes // LANES, sum(a.shape[-1] for a in leaves), slot_bytes(a.dtype for a in leaves))
+        leaves = jax.tree.leaves(self.own)
+        entries = sum(np.size(leaf) // lanes for leaf in leaves)
+        self.vectors = memory.aligned(lanes // LANES, entries, slot_bytes(a.dtype for a in leaves))
         for leaf, place in zip(leaves, self._places(), strict=True):
-            place[...] = leaf.transpose(0, 2, 1)
+            if leaf.strides[0] or leaf[0].any():  # and not the zeros that a run begins with, which all rows share
+                place[...] = np.reshape(leaf, (lanes // LANES, LANES, -1)).transpose(0, 2, 1)
         shapes = [_counters(statistics[name]) for name in code.counting]
         self.counts = [np.zeros((rows, copies, size), np.uint32) for size, copies in shapes]
         row, lane = np.arange(lanes) // (lanes // rows), np.arange(lanes)
@@ -113,11 +113,11 @@ class Looking:
         )  # fmt: skip
 
     def done(self) -> dict:
-        """The accumulators after all that was seen, of these statistics."""
+        """The accumulators after all that was seen, of these statistics: their entries, in their order."""
         self._settle()
         leaves, structure = jax.tree.flatten(self.own)
         back = [
-            np.ascontiguousarray(place.transpose(0, 2, 1)).reshape(np.shape(leaf)).astype(leaf.dtype, copy=False)
+            place.transpose(0, 2, 1).astype(leaf.dtype, copy=False)
             for place, leaf in zip(self._places(), leaves, strict=True)
         ]
         return {name: self.accumulators[name] for name in self.code.counting} | structure.unflatten(back)
