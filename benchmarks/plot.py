@@ -103,9 +103,10 @@ def scaling(rows: list[dict[str, Any]]) -> Figure:
                 axes.axvline((a["x"] * b["x"]) ** 0.5, color=RULE, linewidth=1)
                 axes.text(b["x"], height(a), f" {b['executor']}", fontsize=7, color=MUTED, ha="center")
         axes.set_xscale("log")
-        if name != "steps":
+        if name == "steps":
+            axes.set_ylim(0, 1.15 * max(map(height, points)) or 1)
+        else:
             axes.set_yscale("log")
-        axes.set_ylim(bottom=0 if name == "steps" else None)
         axes.set_xlabel(along, fontsize=8)
         axes.set_ylabel(up, fontsize=8)
     axes = panels[-1]
