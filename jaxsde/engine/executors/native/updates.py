@@ -7,9 +7,13 @@ another's. Members that others read come after those, so that each can be stored
 
 from __future__ import annotations
 
+import graphlib
 import itertools
-from collections.abc import Iterable
 from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.sparse
+import scipy.sparse.csgraph
 
 from ..scalar.graph import CONSTANT, Node, ordered
 
@@ -104,65 +108,28 @@ def _numbers(root: Node) -> set[int]:
     return {node.args[0] for node in ordered([root]) if node.op == "number"}
 
 
-def _levels(reads: dict[int, set[int]]) -> Iterable[tuple[int, tuple[int, ...]]]:
+def _levels(reads: dict[int, set[int]]) -> list[tuple[int, tuple[int, ...]]]:
     """Members, each with how many have to be stored before it, one after the other. What one member alone reads belongs to it."""
-    members = _cycles(reads)
-    member_of = {r: m for m, member in enumerate(members) for r in member}
-    readers: list[set[int]] = [set() for _ in members]
-    for r, others in reads.items():
-        for other in others:
-            readers[member_of[other]].add(member_of[r])
-    level, into = [0] * len(members), list(range(len(members)))
-    for m in range(len(members) - 1, -1, -1):  # readers first: `_cycles` gives them last
-        above = readers[m] - {m}
-        if len(above) == 1:
-            into[m] = into[above.pop()]
-    for m in range(len(members) - 1, -1, -1):
-        for reader in readers[m]:
-            if into[reader] != into[m]:
-                level[into[m]] = max(level[into[m]], level[into[reader]] + 1)
+    numbers = sorted(reads)
+    place = {r: i for i, r in enumerate(numbers)}
+    edges = np.array([(place[r], place[other]) for r in numbers for other in reads[r]], int).reshape(-1, 2)
+    graph = scipy.sparse.coo_matrix((np.ones(len(edges)), edges.T), shape=(len(numbers),) * 2)
+    count, around = scipy.sparse.csgraph.connected_components(graph, connection="strong")  # numbers that read each other
+    readers: dict[int, set[int]] = {m: set() for m in range(count)}
+    for reader, read in around[edges].tolist():
+        if reader != read:
+            readers[read].add(reader)
+    level, member = {}, {}
+    for m in graphlib.TopologicalSorter(readers).static_order():  # readers first
+        above = {member[reader] for reader in readers[m]}
+        alone = len(above) == 1
+        member[m] = above.pop() if alone else m
+        if not alone:
+            level[m] = 1 + max((level[reader] for reader in above), default=-1)
     joined: dict[int, list[int]] = {}
-    for m, member in enumerate(members):
-        joined.setdefault(into[m], []).extend(member)
-    return [(level[m], tuple(sorted(member))) for m, member in joined.items()]
-
-
-def _cycles(reads: dict[int, set[int]]) -> list[list[int]]:
-    """Numbers that read each other, however far around (strongly connected): what is read comes before what reads it."""
-    # R. Tarjan (1972), without recursion.
-    index: dict[int, int] = {}
-    low: dict[int, int] = {}
-    waiting: list[int] = []
-    inside: set[int] = set()
-    found: list[list[int]] = []
-    for start in reads:
-        if start in index:
-            continue
-        path = [(start, iter(sorted(reads[start])))]
-        index[start] = low[start] = len(index)
-        waiting.append(start)
-        inside.add(start)
-        while path:
-            node, ahead = path[-1]
-            for following in ahead:
-                if following not in index:
-                    index[following] = low[following] = len(index)
-                    waiting.append(following)
-                    inside.add(following)
-                    path.append((following, iter(sorted(reads[following]))))
-                    break
-                if following in inside:
-                    low[node] = min(low[node], index[following])
-            else:
-                path.pop()
-                if path:
-                    low[path[-1][0]] = min(low[path[-1][0]], low[node])
-                if low[node] == index[node]:
-                    first = waiting.index(node)
-                    found.append(waiting[first:])
-                    inside -= set(found[-1])
-                    del waiting[first:]
-    return found
+    for r, m in zip(numbers, around.tolist(), strict=True):
+        joined.setdefault(member[m], []).append(r)
+    return [(level[m], tuple(found)) for m, found in joined.items()]
 
 
 def _signature(roots: list[Node]) -> tuple[tuple, list[Node]]:
