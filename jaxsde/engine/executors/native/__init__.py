@@ -201,6 +201,8 @@ class Program:
         if statistics:
             x = jax.ShapeDtypeStruct((plan.dim,), self.dtype)
             self.looks = looks(statistics, x, self.dtype)
+            packed = [leaf for name in self.looks.own for leaf in jax.tree.leaves(tile.accumulators[name])]
+            self.bytes += sum(leaf.nbytes for leaf in packed)
             self.samples, self.part = _SAMPLES, self.code.width
         if rest := self._rest(statistics):
             self.samples, self.part = max(1, min(_SAMPLES, _BUFFER_BYTES // (each * self.lanes))), self.lanes
