@@ -14,7 +14,7 @@ from jaxsde import random
 from jaxsde.engine import launch
 from jaxsde.engine.executors import native
 from jaxsde.engine.executors.native import samples, updates
-from jaxsde.engine.executors.native.looks import Looking, _graph, looks
+from jaxsde.engine.executors.native.looks import Looking, Looks, _graph, looks
 from jaxsde.engine.executors.scalar.graph import Graph
 from jaxsde.engine.executors.tile import Span
 from jaxsde.statistics.sums import CARRY, rarely
@@ -123,6 +123,17 @@ def test_what_goes_where():
     expected = 0.5 / (1 - 0.05) * np.eye(40)
     assert (np.abs(spread.value - expected) < 6.5 * np.maximum(spread.stderr, 1e-3)).all()
     assert not (np.abs(spread.value - 1.2 * expected) < 6.5 * np.maximum(spread.stderr, 1e-3)).all()
+
+
+def test_as_many_statistics_as_there_is_code_for(monkeypatch):
+    x, dtype = jax.ShapeDtypeStruct((2,), np.float32), np.dtype(np.float32)
+    spreads = {f"spread {i}": js.Covariance() for i in range(4)}
+    whole = Looks(spreads, x, dtype).own
+    assert whole == sorted(spreads)
+    nodes = len(_graph(Graph, spreads, whole[:2], [], 2, dtype).graph.nodes)  # what the code of two takes
+    monkeypatch.setitem(Looks.__init__.__globals__, "_OPERATIONS", nodes + 1)
+    some = Looks({**spreads, "boxes": js.Histogram(np.linspace(-1, 1, 5), components=0)}, x, dtype)
+    assert some.own == whole[:2] and some.counting == ["boxes"] and some.call is not None
 
 
 @struct

@@ -42,28 +42,28 @@ class Looks:
         self.dim, self.dtype = x.shape[0], dtype
         names = sorted(statistics)  # the order of a tree's leaves
         try:
-            graphs = self._graphs(statistics, names)
+            self.own, self.counting, graphs = self._graphs(statistics, names)
         except Unsupported:  # as many as there is code for
             kept: list[str] = []
             for name in names:
                 with contextlib.suppress(Unsupported):
                     self._graphs(statistics, [*kept, name])
                     kept.append(name)
-            graphs = self._graphs(statistics, kept)
+            self.own, self.counting, graphs = self._graphs(statistics, kept)
         self.call: Any = None
         if self.own or self.counting:
             own, counting = graphs
             self.built = build.build(source(own, counting, self.dim, dtype, build.machine()))
             self.call = ctypes.CFUNCTYPE(None, *_ARGUMENTS)(self.built.address("advance"))
 
-    def _graphs(self, statistics: dict, names: list[str]) -> list[list[Traced]]:
-        """One sample of one chain, for the statistics with accumulators of each chain and for those that count."""
-        self.counting = [name for name in names if hasattr(statistics[name], "boxes")]
-        rest = [name for name in names if name not in self.counting]
-        self.own = [name for name in rest if _per_chain(statistics[name], self.dim, self.dtype)]
-        return [
+    def _graphs(self, statistics: dict, names: list[str]) -> tuple[list[str], list[str], list[list[Traced]]]:
+        """The statistics with accumulators of each chain, those that count, and one sample of one chain for both."""
+        counting = [name for name in names if hasattr(statistics[name], "boxes")]
+        rest = [name for name in names if name not in counting]
+        own = [name for name in rest if _per_chain(statistics[name], self.dim, self.dtype)]
+        return own, counting, [
             [_graph(kind, statistics, *chosen, self.dim, self.dtype) for kind in (Graph, Never)]
-            for chosen in ((self.own, []), ([], self.counting))
+            for chosen in ((own, []), ([], counting))
         ]
 
 
