@@ -12,8 +12,9 @@ from processors import PROCESSORS
 import jaxsde as js
 from jaxsde.engine import launch, layout
 from jaxsde.engine.executors import native
-from jaxsde.engine.executors.native import build, loops
+from jaxsde.engine.executors.native import build, called, loops
 from jaxsde.engine.executors.scalar import Unsupported, block
+from jaxsde.engine.executors.scalar.plans import Plans
 
 KEY = js.key(11)
 RNG = np.random.default_rng(5)
@@ -78,6 +79,26 @@ def test_losses_and_samplings(name, sampling, only_loops):
     assert apart(small(name, sampling), np.linspace(-1, 1, D))[1] < ROUNDINGS
 
 
+@pytest.mark.parametrize("sampling", ["random_reshuffling", "shuffle_once", "cyclic"])
+@pytest.mark.parametrize("n, batch", [(17, 1), (18, 4), (13, 8), (4, 4), (3, 1)])
+def test_examples_come_in_the_order_that_scalars_take(sampling, n, batch, monkeypatch):
+    """Example i moves a chain by 2^i, exactly: its place tells which it took. From a step whose number has two words, by launches
+    that begin anywhere in an epoch."""
+    problem = js.finite_sum(lambda w, e: -w[0] * e, 2.0 ** np.arange(n), np.zeros(1))
+    chain = js.sgd(problem, learning_rate=float(batch), batch_size=batch, sampling=sampling)
+    start, given = jnp.zeros((35, 1)), dict(key=KEY, executor="native")
+    places = lambda: [np.asarray(js.advance(chain, start, steps=t, first_step=2**33 - 3 + f, **given)) for f in (0, 2) for t in (1, 4, n + 5)]  # noqa: E731
+    wanted = places()
+    assert all((place > 0).all() for place in wanted)
+    plans = Plans(native._Plan)
+    monkeypatch.setattr(native, "_Graphs", lambda *given: (_ for _ in ()).throw(Unsupported("scalars")))
+    for module in (native, called):
+        monkeypatch.setattr(module, "plan_of", plans)
+    for a, b in zip(places(), wanted, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert plans.found and all(plan.graphs is None and plan.codes for plan in plans.found.values())
+
+
 @pytest.mark.parametrize("optimizer", [optax.adam, lambda lr: optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(lr, 0.9))],
                          ids=["adam", "clipped"])  # fmt: skip
 def test_optimizers(optimizer, only_loops):
@@ -120,7 +141,7 @@ def squares(d, batch):
     return js.sgd(js.finite_sum(LOSSES["squared"], (x, LABELS[np.arange(50) % 20]), np.zeros(d)), learning_rate=0.1, batch_size=batch), np.zeros(d)
 
 
-def network(batch):
+def network(batch, **more):
     rng = np.random.default_rng(batch)
     sizes = ((19, 33), (33,), (33, 7), (7,))
     start = [rng.normal(size=s) / 5 for s in sizes]
@@ -130,7 +151,7 @@ def network(batch):
         return optax.softmax_cross_entropy_with_integer_labels(jnp.tanh(e[0] @ a + b) @ c + d, e[1])
 
     data = rng.normal(size=(60, 19)), rng.integers(0, 7, size=60)
-    return js.sgd(js.finite_sum(loss, data, start), learning_rate=0.1, batch_size=batch), start
+    return js.sgd(js.finite_sum(loss, data, start), learning_rate=0.1, batch_size=batch, **more), start
 
 
 LARGE = {
@@ -138,6 +159,8 @@ LARGE = {
     "squares, batch of 1": lambda: squares(8501, 1),
     "squares, batch of 3": lambda: squares(1003, 3),
     "network, batch of 10": lambda: network(10),
+    "network, reshuffled": lambda: network(13, sampling="random_reshuffling"),
+    "network, cyclic, Adam": lambda: network(7, sampling="cyclic", optimizer=optax.adam),
 }
 
 
@@ -150,9 +173,10 @@ def test_large_steps_take_loops_of_their_own_accord(name):
     assert native.plan_of(launch.cast(chain, run.dtype), state, run.dtype).graphs is None
 
 
-def test_a_chain_is_its_own_whatever_is_beside_it(monkeypatch):
+@pytest.mark.parametrize("sampling", ["with_replacement", "shuffle_once"])
+def test_a_chain_is_its_own_whatever_is_beside_it(sampling, monkeypatch):
     """Numbers of chains, chunks, looks, groups, widths of vectors: the same bytes."""
-    chain, start = network(10)
+    chain, start = network(10, sampling=sampling)
     given = dict(key=KEY, steps=13, executor="native")
     whole = js.simulate(chain, start, chains=150, **given)
     for more in (dict(chains=37), dict(chains=150, chunk=5), dict(chains=129, every=3, groups=5, statistics={"m": js.Mean()})):

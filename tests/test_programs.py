@@ -13,6 +13,7 @@ import jaxsde as js
 from jaxsde import compiled
 from jaxsde.engine import launch
 from jaxsde.engine.executors.native import plan_of
+from jaxsde.engine.pace import Pace
 from jaxsde.theory import float64
 
 KEPT = 1
@@ -94,10 +95,29 @@ def test_the_first_chunk_is_as_long_as_another_run_of_the_program_says():
     assert first() == 63  # nothing is known
     program = next(reversed(launch._programs.values()))
     # launches that are over at once, or in which chains stopped, say nothing of the next ones
-    program.took(64, 1e-3, True)
-    program.took(64, 1.0, False)
-    assert program.pace is None and first() == 63
-    program.took(1000, 1.0, True)
+    program.took(64, 1e-3, 1, True)
+    program.took(64, 1.0, 1, False)
+    assert program.pace.steps() is None and first() == 63
+    program.took(1000, 1.0, 1, True)
     assert first() == 498  # half a second, and whole intervals
     whole, parts = (js.simulate(chain, np.ones(2), steps=4000, chunk=c, **given) for c in (None, 1000))
     np.testing.assert_array_equal(whole.positions, parts.positions)
+
+
+def test_launches_that_are_all_copying_do_not_get_shorter_and_shorter():
+    """Of launches that take a second each beside .01 s a step, the steps are to take four fifths; of those that take nothing
+    by themselves each takes half a second."""
+
+    def lengths(itself, a_step, first, launches, times=1):
+        pace, found = Pace(), [first]
+        assert pace.steps() is None
+        for _ in range(launches):
+            pace.took(found[-1], (itself + a_step * found[-1]) / times)
+            found.append(pace.steps(times))
+        return found[-2:]
+
+    for times in (1, 8):
+        np.testing.assert_allclose(lengths(1.0, 0.01, 8, 6, times), 400, atol=1)
+        np.testing.assert_allclose(lengths(0.0, 0.01, 8, 6, times), 50, atol=1)
+    np.testing.assert_allclose(lengths(0.1, 0.01, 64, 6), 40, atol=1)
+    assert lengths(0.0, 2.0, 8, 4) == [1, 1]

@@ -6,7 +6,7 @@ import math
 import time
 from collections import OrderedDict, deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ from .. import random
 from . import layout as layouts
 from .executors import EXECUTORS
 from .executors.tile import Span, Tile
+from .pace import Pace
 from .wrapped import once, streamed
 
 
@@ -43,7 +44,7 @@ def advance(run: Any, steps: int, collecting: bool) -> Any:
     began = time.perf_counter()
     with ThreadPoolExecutor(layouts.workers(where.platform)) as pool:
         deque(pool.map(launch, plan.tiles), maxlen=0)
-    compiled.took(steps * _rounds(run, where), time.perf_counter() - began, int(joined.alive.sum()) == run.chains)
+    compiled.took(steps, time.perf_counter() - began, _rounds(run, where), int(joined.alive.sum()) == run.chains)
     before, after = ((step - run.origin) // run.every for step in (run.step, run.step + steps))
     return replace(
         run,
@@ -65,12 +66,11 @@ def program_bytes(run: Any) -> int:
     return program.bytes * min(layouts.workers(where.platform), len(plan.tiles))
 
 
-def seconds_a_step(run: Any) -> float | None:
-    """What a step of all chains took when this program last ran for long, if it has."""
+def known_steps(run: Any) -> int | None:
+    """How many steps a launch of this run should take, if its program has run before."""
     where = device()
     shared = (prepared(run.chain, run.stream, run.dtype), dict(run.statistics))
-    pace = _compiled(shared, _span(run, 1, False), run, where).pace
-    return None if pace is None else pace * _rounds(run, where)
+    return _compiled(shared, _span(run, 1, False), run, where).pace.steps(_rounds(run, where))
 
 
 def _rounds(run: Any, where: Any) -> int:
@@ -103,19 +103,18 @@ def _tile(run: Any, tile: tuple[int, int]) -> Tile:
     )
 
 
-@dataclass
 class _Compiled:
-    """A program, and how long a step of a tile took in the last launch that tells."""
+    """A program, and what launches of it took for a tile, as far as that tells how long the next ones will take."""
 
-    program: Any
-    pace: float | None = None
+    def __init__(self, program: Any):
+        self.program, self.pace = program, Pace()
 
-    def took(self, steps: int, seconds: float, everyone: bool) -> None:
+    def took(self, steps: int, seconds: float, rounds: int, everyone: bool) -> None:
         if seconds > _TELLING_SECONDS and everyone:  # steps of chains that have diverged may take no time at all
-            self.pace = seconds / steps
+            self.pace.took(steps, seconds / rounds)
 
 
-_TELLING_SECONDS = 0.05  # beside which what a launch takes beside its steps is nothing
+_TELLING_SECONDS = 0.05  # a shorter launch says little of a longer one
 _programs: OrderedDict[Any, _Compiled] = OrderedDict()
 _KEPT_PROGRAMS = 64
 

@@ -26,10 +26,10 @@ from ..types import Chain, Statistic
 from . import launch as launching
 from .begin import begin, resume
 from .executors import EXECUTORS
+from .pace import Pace
 from .progress import progress_bar
 from .run import Run
 
-_CHUNK_SECONDS = 0.5  # what an automatic chunk lasts: progress is shown, and an interrupt obeyed, that often
 _FIRST_CHUNK, _GROWTH = 64, 32  # steps, where nothing is known yet, and what a next chunk may be of the last one
 _LARGEST_CHUNK = 1 << 28
 
@@ -152,14 +152,15 @@ def _chunks(run: Run, burn_in: int, steps: int, chunk: int | None, progress: Any
         yield run if run.samples or run.step else _look(run)
         return
     with progress_bar(progress, burn_in + steps, run) as bar:
-        done, last = 0, None
+        done, last, pace = 0, 0, Pace()
         while done < burn_in + steps:
             collecting = done >= burn_in
             left = (burn_in + steps if collecting else burn_in) - done
-            size = min(left, _LARGEST_CHUNK, chunk) if chunk else _pace(run, last, left)
+            size = min(left, _LARGEST_CHUNK, chunk) if chunk else _next(run, pace, last, left)
             began = time.perf_counter()
             run = launching.advance(run, size, collecting)
-            last = size, time.perf_counter() - began
+            pace.took(size, time.perf_counter() - began)
+            last = size
             done += size
             if done == burn_in:
                 run = replace(run, origin=run.step)
@@ -167,15 +168,11 @@ def _chunks(run: Run, burn_in: int, steps: int, chunk: int | None, progress: Any
             yield run
 
 
-def _pace(run: Run, last: tuple[int, float] | None, left: int) -> int:
-    """Steps for the next automatic chunk, from how many the last one had and how long it took: at most so many times as many.
+def _next(run: Run, pace: Pace, last: int, left: int) -> int:
+    """Steps for the next automatic chunk, from what those before took: at most so many times as many as the last one had.
     For the first, from another run of the same program, if there was one. What would be left over goes with the last one."""
-    if last is None:
-        known = launching.seconds_a_step(run)
-        wanted = _FIRST_CHUNK if known is None else int(_CHUNK_SECONDS / known)
-    else:
-        size, seconds = last
-        wanted = min(_GROWTH * size, int(size * _CHUNK_SECONDS / max(seconds, 1e-6)) + 1)
+    known = pace.steps()
+    wanted = launching.known_steps(run) or _FIRST_CHUNK if known is None else min(known, _GROWTH * last)
     wanted = max(1, min(wanted, _LARGEST_CHUNK) // run.every) * run.every
     return left if left <= min(wanted + wanted // 4, _LARGEST_CHUNK) else wanted
 

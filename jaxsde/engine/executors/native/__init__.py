@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ..scalar import Unsupported, block, orders
+from ..scalar import Unsupported, block
 from ..scalar.graph import CHAIN, TooLarge, ordered
 from ..scalar.plans import Plans
 from ..tile import Span, Tile, divergence_limit, number, observe
@@ -35,7 +35,6 @@ _SCALARS = 2_500  # a step of more operations than this is faster, and much soon
 _ROW = 100  # operations that an example of each chain's own is worth, to the compiler
 _BY_ROWS = 8_000  # instructions of a step whose examples go row by row, in loops of their own: two seconds of the compiler
 _PATIENT = 7_000  # the same, where a primitive has no loops
-_MOST = 16_000  # where examples have an order, for which there are no loops: beyond, a compiler would take longer than the run
 WIDEST = 64  # chains that a tile may have however large their steps: it is worked through vector by vector
 _SCRATCH_BYTES = 1 << 20  # of two vectors of chains side by side
 _ARGUMENTS = (*[ctypes.c_void_p] * 8, *[ctypes.c_int64] * 2, *[ctypes.c_uint32] * 2, *[ctypes.c_int64] * 5, ctypes.c_void_p)
@@ -74,8 +73,6 @@ class _Plan:
             self._in_scalars(_Graphs(chain, state, dtype, self.limit, _SCALARS))
         except Unsupported as error:
             traced = block.trace(chain, state, dtype, length=1)
-            if traced.order is not None:  # loops do not know whose turn it is
-                raise
             try:
                 self._in_loops(traced)
             except Unsupported:
@@ -122,7 +119,7 @@ class _Graphs:
     operations, unless it is one that only scalars can run."""
 
     def __init__(self, chain: Any, state: Any, dtype: np.dtype, limit: float, most: int):
-        self.limit, most = limit, _MOST if orders.trace(chain.draws) is not None else most
+        self.limit = limit
         # Entries of arrays that chains share are nodes, too, but no operations.
         lengths = {block.length_of(chain.draws, _LONGEST): _SHORT, block.length_of(chain.draws): _SHORT, 1: 2 * most}
         for length, self.operations in lengths.items():
@@ -272,11 +269,10 @@ class Program:
         code = self.code if near else self.plan.code(self.lanes, near)
         out, seen = (np.empty(shape, kind) for shape, kind in zip(self._shapes(), (self.dtype, np.uint8), strict=True))
         shared, state, scratch = (
-            memory.pointers(tables), memory.pointers([row for r in held.state for row in r]), memory.aligned(code.scratch)
+            memory.pointers(tables), memory.pointers_to_rows(held.state), memory.aligned(code.scratch)
         )  # fmt: skip
         takes = (
-            ctypes.addressof(state), ctypes.addressof(shared),
-            *(a.ctypes.data for a in (*ids, held.alive, held.survived, out, seen)),
+            *(a.ctypes.data for a in (state, shared, *ids, held.alive, held.survived, out, seen)),
         )  # fmt: skip
         key, last = (int(words[0]), int(words[1])), (self.every, self.samples, scratch.ctypes.data)
         for calls, first_look, times in self._schedule(chain, span, looking, 1 if rest else _CALLS):

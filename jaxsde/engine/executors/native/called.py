@@ -5,7 +5,6 @@ XLA hands over arrays and waits. What runs meanwhile is NumPy and the code itsel
 
 from __future__ import annotations
 
-import ctypes
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -85,14 +84,14 @@ def _run(
     low, high = ids.astype(np.uint32), (ids >> np.uint64(32)).astype(np.uint32)
     rows = [np.array(a[which].reshape(lanes, -1).T, memory.row_bytes(a.dtype), order="C") for a in state]
     alive, survived = np.ones(lanes, np.uint8), np.zeros(lanes, np.uint32)
-    state_at, tables_at = memory.pointers([row for r in rows for row in r]), memory.pointers(tables)
+    state_at, tables_at = memory.pointers_to_rows(rows), memory.pointers(tables)
     scratch = memory.aligned(code.scratch)
     each = (low, high, alive, survived, survived, survived)  # nobody looks, so nothing is written to the last two
     step, last = first_step, first_step + steps
     while step < last:
         stop = min(last, kernel.turn(step))
         code.call(
-            ctypes.addressof(state_at), ctypes.addressof(tables_at), *(a.ctypes.data for a in each), 0, lanes,
+            *(a.ctypes.data for a in (state_at, tables_at, *each)), 0, lanes,
             int(key[0]), int(key[1]), step, stop, kernel.NEVER, kernel.NEVER, 0, scratch.ctypes.data,
         )  # fmt: skip
         step = stop

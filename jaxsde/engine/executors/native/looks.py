@@ -106,9 +106,9 @@ class Looking:
         if self.pending + samples >= _COUNTED:
             self._settle()
         self.pending += samples
-        at, schedule = ctypes.addressof, np.ascontiguousarray(schedule)
+        schedule = np.ascontiguousarray(schedule)
         self.code.call(
-            code.address, *given, self.vectors.ctypes.data, *(at(p) for p in self.pointers), living.ctypes.data,
+            code.address, *given, self.vectors.ctypes.data, *(p.ctypes.data for p in self.pointers), living.ctypes.data,
             times.ctypes.data, schedule.ctypes.data, len(schedule),
         )  # fmt: skip
 

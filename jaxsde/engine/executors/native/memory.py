@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from typing import Any
 
 import numpy as np
@@ -40,6 +39,12 @@ def aligned(*shape: int) -> np.ndarray:
     return raw[start : start + size].reshape(shape)
 
 
-def pointers(arrays: list[np.ndarray], start: int = 0) -> Any:
-    """Where entry `start` of each array is."""
-    return (ctypes.c_void_p * max(1, len(arrays)))(*(a.ctypes.data + start * a.itemsize for a in arrays))
+def pointers(arrays: list[np.ndarray]) -> np.ndarray:
+    """Where each array is, as the code reads it."""
+    return np.array([*(a.ctypes.data for a in arrays), 0], np.uint64)
+
+
+def pointers_to_rows(arrays: list[np.ndarray]) -> np.ndarray:
+    """Where each row of each array is: thousands of them, where a state is large."""
+    rows = [a.ctypes.data + np.arange(len(a), dtype=np.uint64) * np.uint64(a.strides[0]) for a in arrays]
+    return np.concatenate([*rows, np.zeros(1, np.uint64)])

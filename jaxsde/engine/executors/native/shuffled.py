@@ -37,10 +37,15 @@ class Shuffled:
 
     def examples(self, chain: list[str]) -> list[str]:
         """The examples of the step at %position of %epoch, as vectors; `chain` names the words of the chains' numbers. Goes from
-        the block that is being written to one of its own."""
+        the block that is being written to one of its own, "ordered"."""
+        start = self.look_up(chain, "%step")
+        return [self._load(self.found, self.body.let(f"add i64 {start}, {j}")) for j in range(self.order.draws.indices)]
+
+    def look_up(self, chain: list[str], step: str) -> str:
+        """The same, but they stay in memory: where in `found` those of the step (an i64 of that name) begin, in vectors."""
         b = self.body
         phase = b.let(f"and i64 %position, {self.ahead - 1}")
-        begins = b.let("icmp eq i64 %step, %first")
+        begins = b.let(f"icmp eq i64 {step}, %first")
         due = b.let(f"or i1 {begins}, {b.let(f'icmp eq i64 {phase}, 0')}")
         b.line(f"br i1 {due}, label %order, label %ordered")
         b.label("order")
@@ -52,8 +57,7 @@ class Shuffled:
         b.line("br label %group")
         self._places(begin)
         b.label("ordered")
-        start = b.let(f"mul i64 {phase}, {self.order.draws.indices}")
-        return [self._load(self.found, b.let(f"add i64 {start}, {j}")) for j in range(self.order.draws.indices)]
+        return b.let(f"mul i64 {phase}, {self.order.draws.indices}")
 
     def _keys(self, chain: list[str]) -> None:
         b = self.body

@@ -41,12 +41,13 @@ class Order(NamedTuple):
         """The examples of a step, as nodes ["b"]."""
         out = np.empty(self.draws.indices, object)
         for j in range(len(out)):
-            if self.permuted:
-                out[j] = g.input("index", np.int32, CHAIN, j)
-            else:
-                at = _evaluated(g, self.place, g.input("position", np.uint32, STEP), g.literal(j, np.uint32))
-                out[j] = g.op("convert", np.int32, *at)
+            out[j] = g.input("index", np.int32, CHAIN, j) if self.permuted else self.next(g, g.literal(j, np.uint32))
         return out
+
+    def next(self, g: Graph, j: Node) -> Node:
+        """Example j of a step where there is no permutation."""
+        at = _evaluated(g, self.place, g.input("position", np.uint32, STEP), j)
+        return g.op("convert", np.int32, *at)
 
     def graph_of_keys(self) -> tuple[Graph, list[Node]]:
         """From inputs "key", "chain", "epoch" (two words each) and "lane" to four keys."""

@@ -2,7 +2,8 @@
 
     for each vector of chains:
         its state goes to memory that stays in the cache
-        for each step:      the draws, the new state beside the old one, and whether each chain stays inside the limit;
+        for each step:      the draws (of examples in an order, the next), the new state beside the old one, and whether
+                            each chain stays inside the limit;
                             a chain that does not keeps its old state; the two states change places
 """
 
@@ -13,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from ...scalar import block
-from ...scalar.graph import CONSTANT, OWN, STEP, Graph, Node
+from ...scalar.graph import CHAIN, CONSTANT, OWN, STEP, Graph, Node
 from .. import floats
 from ..build import Machine
 from ..kernel import ARGUMENTS
 from ..seen import Seen
+from ..shuffled import Shuffled
 from ..writer import TYPES, Writer, stored
 from .arrays import Array, At, Index, View, scalar
 from .body import Body
@@ -76,7 +78,7 @@ class _Kernel:
         b.line("%clock0 = trunc i64 %step.i to i32")
         b.line(f"%clock1 = trunc i64 {b.let('lshr i64 %step.i, 32')} to i32")
         b.line(f"%number = uitofp i64 %step.i to {TYPES[self.dtype.name]}")
-        inside = self._step()
+        inside = self._step(self._examples())
         b.line(f"%living.next = and {flags} %living, {inside}")
         b.line(f"%done.next = add {u32} %done, {b.let(f'zext {flags} %living.next to {u32}')}")
         b.line(f"br i1 {b.all('%living.next')}, label %moved, label %repair")
@@ -122,13 +124,45 @@ class _Kernel:
     def _state(self, buffers: list[Buffer]) -> list[Array]:
         return [self.nests.view(buffer, a.shape) for buffer, a in zip(buffers, self.traced.state, strict=True)]
 
-    def _step(self) -> str:
+    def _examples(self) -> list[Array]:
+        """The examples of a step where they come in an order ["1 b"]; else the step draws them."""
+        n, b, order = self.nests, self.b, self.traced.order
+        if order is None:
+            return []
+        b.line(f"%epoch = udiv i64 %step.i, {order.steps}")
+        b.line(f"%position = urem i64 %step.i, {order.steps}")
+        if not order.permuted:
+            n.known["position", 0] = b.let("trunc i64 %position to i32")
+
+            def next_one(g: Graph, j: At) -> Node:
+                return order.next(g, g.input("index", np.uint32, STEP, j) if j.terms else g.literal(j.const, np.uint32))
+
+            return [Array((1, order.draws.indices), np.int32, lambda i: ((), lambda g: next_one(g, i[1])), uniform=True)]
+        rooms = list[Buffer]()
+
+        def room(scalar: str, entries: int) -> str:  # kept from step to step
+            rooms.append(n.buffer(entries // b.lanes, np.int32, lasts=True))
+            assert rooms[-1].pointer is not None
+            return rooms[-1].pointer
+
+        shuffled = Shuffled(order, b, self.p, room)
+        start = shuffled.look_up(["%word0", "%word1"], "%step.i")
+        n.block = "ordered"
+        n.known["start", 0] = b.let(f"trunc i64 {start} to i32")
+        found = rooms[-1]
+
+        def place(g: Graph, j: At) -> Node:
+            return g.input("cell", np.int32, CHAIN, found, j, g.input("start", np.int32, STEP))
+
+        return [Array((1, order.draws.indices), np.int32, lambda i: ((), lambda g: place(g, i[1])), uniform=False, work=0)]
+
+    def _step(self, examples: list[Array]) -> str:
         """Prints a step, from the buffers of the old state to those of the new; whether each chain is inside."""
         n, t = self.nests, self.traced
         word = lambda op, i, rate: scalar(lambda g: g.input(op, np.uint32, rate, i), np.uint32, not rate & OWN)  # noqa: E731
         words = [word(op, i, rate) for op, rate in (("key", CONSTANT), ("chain", OWN), ("clock", STEP)) for i in (0, 1)]
         drawn = Rules(n, stores=False).evaluate(t.draws, *words)
-        drawn = [n.stored(x) if x.work else x for x in drawn]
+        drawn = [n.stored(x) if x.work else x for x in drawn] + examples
         rules = Rules(n, stores=True)
         one = [reshape(n, [], x, new_sizes=x.shape[1:]) for x in drawn]
         number = scalar(lambda g: g.input("number", self.dtype, STEP, 0), self.dtype, True)

@@ -21,6 +21,7 @@ from .arrays import Array, At, Index, Var, View, contiguous
 from .body import Body
 
 _PIECES = 64  # formulas that one array may be made of
+_ALWAYS = 1 << 62
 _UNROLLED = 16  # entries along an axis whose formula changes at each
 
 
@@ -56,8 +57,10 @@ class Nests:
         self.rooms: dict[str, str] = {}
         self.globals: list[str] = []
 
-    def buffer(self, size: int, dtype: Any) -> Buffer:
-        self.buffers.append(Buffer(size, dtype, self.time, f"%room{len(self.buffers)}"))
+    def buffer(self, size: int, dtype: Any, *, lasts: bool = False) -> Buffer:
+        """Memory from now on, or for as long as the code runs if it `lasts`."""
+        self.buffers.append(Buffer(size, dtype, 0 if lasts else self.time, f"%room{len(self.buffers)}"))
+        self.buffers[-1].last = _ALWAYS if lasts else self.time
         return self.buffers[-1]
 
     def view(self, buffer: Buffer, shape: Sequence[int], offset: int = 0) -> Array:
@@ -148,7 +151,7 @@ class Nests:
         self.time += 1
         for buffer in self.buffers:
             if buffer.first <= first <= buffer.last:
-                buffer.last = self.time
+                buffer.last = max(buffer.last, self.time)
 
     @contextmanager
     def loops(self, ranges: Sequence[tuple[int, int]], steps: Sequence[int] | None = None) -> Iterator[Index]:
