@@ -19,9 +19,8 @@ from processors import PROCESSORS
 import jaxsde as js
 from jaxsde.engine import launch
 from jaxsde.engine.executors import native
-from jaxsde.engine.executors.native import build, floats, kernel
+from jaxsde.engine.executors.native import build, kernel
 from jaxsde.engine.executors.scalar import Graph, evaluate
-from jaxsde.engine.executors.scalar.graph import CHAIN, ordered
 from jaxsde.random import key_words, permutation_at
 
 KEY = js.key(7)
@@ -348,113 +347,6 @@ def test_the_code_compiles_for_other_processors(name, loss, sampling):
     maker = llvm.Target.from_triple(machine.triple).create_target_machine(machine.name, opt=3, reloc="pic", codemodel="small")
     assert word in maker.emit_assembly(module)
     assert len(maker.emit_object(module)) > 1000
-
-
-# functions of float32 --------------------------------------------------------------------------------------------------
-
-
-def _everywhere():
-    """float32 of every magnitude and sign, and the special ones."""
-    bits = np.arange(0, 2**32, 2**32 // 200_000 + 1, dtype=np.uint64).astype(np.uint32).view(np.float32)
-    near = np.linspace(-20, 20, 60_001).astype(np.float32)
-    special = np.float32([0.0, -0.0, np.inf, -np.inf, np.nan, 1.0, -1.0, 88.72, -103.9, 1e-45, 0.625])
-    return np.concatenate([bits, near, near / 1000, special])
-
-
-def _values(name, x):
-    """A formula of `floats`, worked out node by node in NumPy."""
-    g = Graph(floats.FUNCTIONS)
-    given = g.input("x", np.float32, CHAIN)
-    return _worked_out(g.op(name, np.float32, given), {given.number: x})
-
-
-def _worked_out(root, known):
-    two = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "and": np.bitwise_and, "xor": np.bitwise_xor,
-           "lt": np.less, "gt": np.greater, "ge": np.greater_equal, "eq": np.equal, "ne": np.not_equal, "copysign": np.copysign,
-           "shl": np.left_shift, "min": np.minimum, "max": np.maximum, "sar": np.right_shift, "or": np.bitwise_or}  # fmt: skip
-    one = {"neg": np.negative, "abs": np.abs, "rint": np.rint, "floor": np.floor, "not": np.logical_not}
-    for node in ordered([root]):
-        if node.number in known:
-            continue
-        a = [node.value] if node.op == "literal" else [known[n.number] for n in node.args]
-        with np.errstate(all="ignore"):
-            if node.op == "literal":
-                value = a[0]
-            elif node.op == "fma":  # rounded once: float32 products are exact in float64
-                wide = np.float64 if node.dtype == np.float32 else np.longdouble
-                value = (a[0].astype(wide) * a[1].astype(wide) + a[2].astype(wide)).astype(node.dtype)
-            elif node.op in ("convert", "nearby"):
-                value = np.nan_to_num(a[0], posinf=0, neginf=0) if node.dtype.kind == "i" else a[0]
-                value = np.clip(value, -(2.0**31), 2.0**31 - 129).astype(node.dtype) if node.dtype.kind == "i" else value.astype(node.dtype)
-            elif node.op == "bitcast":
-                value = np.asarray(a[0]).view(node.dtype)
-            elif node.op == "ldexp":  # rounded once
-                value = (a[0].astype(np.float64) * np.exp2(a[1].astype(np.float64))).astype(np.float32)
-            elif node.op == "select":
-                value = np.where(a[0], a[1], a[2])
-            else:
-                value = two[node.op](*a) if node.op in two else one[node.op](*a)
-        known[node.number] = np.asarray(value, node.dtype)
-    return known[root.number]
-
-
-@pytest.mark.parametrize("name", floats.FUNCTIONS)
-def test_functions_of_float32(name):
-    """Within three units in the last place of the true value, everywhere, and right at the ends."""
-    x = _everywhere()
-    exact = {"logistic": lambda v: 1 / (1 + np.exp(-v))}.get(name) or getattr(np, name)
-    if name in ("sin", "cos"):
-        x = x[~(np.abs(x) > 1e6)]  # beyond, the angle itself is known to no better than a turn's part
-    with np.errstate(all="ignore"):
-        truth = exact(x.astype(np.float64))
-    got = _values(name, x)
-    np.testing.assert_array_equal(np.isnan(got), np.isnan(truth))
-    fine = ~np.isnan(truth)
-    with np.errstate(over="ignore"):
-        truth32 = truth[fine].astype(np.float32)
-    infinite = np.isinf(truth32)
-    np.testing.assert_array_equal(got[fine][infinite], truth32[infinite])
-    unit = np.spacing(np.maximum(np.abs(truth32[~infinite]), np.finfo(np.float32).tiny)).astype(np.float64)
-    error = np.abs(got[fine][~infinite].astype(np.float64) - truth[fine][~infinite]) / unit
-    assert error.max() < 3, (name, x[fine][~infinite][error.argmax()], error.max())
-
-
-@pytest.mark.parametrize("function", [jax.nn.softplus, jax.nn.log_sigmoid, lambda v: jnp.logaddexp(0.0, -v), lambda v: jnp.logaddexp(3 * v, 0.0)],
-                         ids=["softplus", "log_sigmoid", "logaddexp", "a product"])  # fmt: skip
-def test_the_slope_of_softplus_is_the_logistic_function(function):
-    """As JAX writes it, it is a logarithm between two exponentials, and no more right than their difference; at the ends it is XLA's."""
-    g = Graph(floats.FUNCTIONS)
-    given = g.input("x", np.float32, CHAIN)
-    scalar = np.empty((), object)
-    scalar[()] = given
-    root = evaluate(g, jax.make_jaxpr(jax.grad(function))(jnp.float32(0.5)), scalar)[0].item()
-    assert len({n.number for n in ordered([root])}) < 45  # an exponential and a division
-    x = np.concatenate([np.linspace(-30, 30, 10_001), [-1e4, -110, 110, 1e4, np.inf, -np.inf, np.nan, 0.0, -0.0]]).astype(np.float32)
-    got, theirs = _worked_out(root, {given.number: x}), np.asarray(jax.vmap(jax.grad(function))(x))
-    ends = slice(-9, None)
-    np.testing.assert_array_equal(np.isnan(got), np.isnan(theirs))
-    np.testing.assert_array_equal(got[ends][np.isinf(x[ends])], theirs[ends][np.isinf(x[ends])])
-    with jax.enable_x64(True):
-        truth = np.asarray(jax.vmap(jax.grad(function))(x.astype(np.float64)))
-    fine = np.isfinite(x)
-    unit = np.finfo(np.float32).eps * (8 + 4 * np.abs(x[fine])) * np.abs(truth[fine])  # what a rounding of 3 v comes to
-    assert (np.abs(got[fine] - truth[fine]) <= unit + np.finfo(np.float32).tiny).all()
-
-
-@pytest.mark.parametrize("function", [
-    lambda v: jnp.exp(v - jnp.logaddexp(v, 1.0)),
-    lambda v: jnp.exp(jnp.where(v == 2.0, 0.0, v) - jnp.logaddexp(v, 0.0)),
-    lambda v: jnp.exp(v - (jnp.maximum(v, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(1.0 - v))))),
-    lambda v: jnp.exp(v - jnp.where(v != 1.0, jnp.maximum(v, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(v))), 3.0)),
-], ids=["another zero", "another hole", "another size", "another exception"])  # fmt: skip
-def test_what_only_looks_like_the_slope_of_softplus_is_left_alone(function):
-    g = Graph(floats.FUNCTIONS)
-    given = g.input("x", np.float32, CHAIN)
-    scalar = np.empty((), object)
-    scalar[()] = given
-    root = evaluate(g, jax.make_jaxpr(function)(jnp.float32(0.5)), scalar)[0].item()
-    x = np.concatenate([np.linspace(-20, 20, 1001), [1, 2]]).astype(np.float32)
-    np.testing.assert_allclose(_worked_out(root, {given.number: x}), jax.vmap(function)(x), rtol=1e-5, atol=1e-30)
 
 
 # the compiler's cache ---------------------------------------------------------------------------------------------------

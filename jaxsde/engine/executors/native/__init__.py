@@ -23,7 +23,8 @@ from ..scalar.graph import CHAIN, TooLarge, ordered
 from ..scalar.plans import Plans
 from ..tile import Span, Tile, divergence_limit, number, observe
 from ..xla import compiled, memory_bytes
-from . import build, examples, floats, kernel, loops, memory
+from . import build, examples, kernel, loops, memory
+from .functions import FUNCTIONS
 from .looks import Looking, looks
 from .seen import LANES
 
@@ -161,7 +162,7 @@ class _Graphs:
         return self._made(near=False)
 
     def _made(self, near: bool) -> tuple[block.Steps, block.Steps]:
-        functions, operations = floats.FUNCTIONS, self.operations
+        functions, operations = FUNCTIONS, self.operations
         if self.by_rows:
             functions = functions | {"total": examples.total}
             operations = max(operations, 2 * _PATIENT) if self.traced.length == 1 else operations

@@ -20,7 +20,8 @@ from ..scalar import Unsupported, block, evaluate
 from ..scalar.graph import CHAIN, STEP, Graph
 from ..scalar.indexing import entries
 from ..scalar.plans import Plans
-from . import build, floats, memory
+from . import build, memory
+from .functions import FUNCTIONS
 from .samples import Never, slot_bytes, source
 from .seen import LANES
 from .updates import Traced
@@ -153,7 +154,7 @@ def _graph(kind: Any, statistics: dict, own: list[str], counting: list[str], dim
     """One sample of one chain."""
     leaves, structure = jax.tree.flatten({n: statistics[n] for n in sorted(statistics)})
     shapes = [jax.ShapeDtypeStruct(np.shape(a), jnp.result_type(a)) for a in leaves]
-    g = kind(floats.FUNCTIONS, _OPERATIONS)
+    g = kind(FUNCTIONS, _OPERATIONS)
     places = block.arrange([(a.shape, np.dtype(a.dtype)) for a in shapes])
     tables = [p.view(a.shape, np.dtype(a.dtype)) for p, a in zip(places, shapes, strict=True)]
     shared = [t if t.size > 1 else entries(g, t) for t in tables]

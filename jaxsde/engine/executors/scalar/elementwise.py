@@ -12,7 +12,7 @@ from .graph import Graph, Node, Unsupported
 _SAME = (
     "add", "sub", "mul", "div", "max", "min", "neg", "abs", "sqrt", "floor", "ceil", "and", "or", "xor", "not", "rem", "exp",
     "exp2", "log", "log1p", "expm1", "tanh", "logistic", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh",
-    "acosh", "atanh", "erf", "erfc", "lgamma", "cbrt", "atan2", "population_count", "clz",
+    "acosh", "atanh", "erf", "erfc", "lgamma", "digamma", "cbrt", "atan2", "population_count", "clz",
 )  # fmt: skip
 _COMPARE = ("eq", "ne", "lt", "le", "gt", "ge")
 

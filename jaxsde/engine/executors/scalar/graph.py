@@ -76,8 +76,8 @@ _FOLD = {
 class Graph:
     """The nodes of one program. `limit` nodes at most: beyond, a compiler would take longer than the run.
 
-    `functions` replaces operations on float32 by others: `functions[name](graph, *args)`. One named "total" makes sums,
-    where it can: `total(graph, terms, dtype)`.
+    `functions` replaces operations on real numbers by others, where it can: `functions[name](graph, *args)`. One named "total"
+    makes sums: `total(graph, terms, dtype)`.
     """
 
     def __init__(self, functions: Mapping[str, Any] | None = None, limit: int = 16_000):
@@ -109,8 +109,7 @@ class Graph:
             simple = self._simplified(name, dtype, args)
         if simple is not None:
             return simple
-        if name in self.functions and dtype == np.float32:
-            made = self.functions[name](self, *args)
+        if name in self.functions and dtype.kind == "f" and (made := self.functions[name](self, *args)) is not None:
             self.arguments[name, made.number] = args[0]
             return made
         return self.made(name, dtype, *args)

@@ -15,8 +15,8 @@ import numpy as np
 
 from ...scalar import block
 from ...scalar.graph import CHAIN, CONSTANT, OWN, STEP, Graph, Node
-from .. import floats
 from ..build import Machine
+from ..functions import FUNCTIONS
 from ..kernel import ARGUMENTS
 from ..seen import Seen
 from ..shuffled import Shuffled
@@ -44,7 +44,7 @@ class _Kernel:
         self.loaded: dict[Any, str] = {}
         known = {("key", 0): "%key0", ("key", 1): "%key1", ("clock", 0): "%clock0", ("clock", 1): "%clock1",
                  ("chain", 0): "%word0", ("chain", 1): "%word1", ("number", 0): "%number"}  # fmt: skip
-        self.nests = Nests(self.b, self.p, floats.FUNCTIONS, self._table, known, machine.bits)
+        self.nests = Nests(self.b, self.p, FUNCTIONS, self._table, known, machine.bits)
         self.dtype = traced.position.out_avals[0].dtype
         self.sizes = [int(np.prod(a.shape)) for a in traced.state]
         bytes_of = (n * lanes * a.dtype.itemsize for n, a in zip(self.sizes, traced.state, strict=True))

@@ -1,0 +1,190 @@
+"""The formulas that the native executor has for functions: right to a few units in the last place, and at the ends what XLA says."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import special
+
+from jaxsde.engine.executors.native import vectors
+from jaxsde.engine.executors.native.functions import FUNCTIONS
+from jaxsde.engine.executors.native.writer import Writer
+from jaxsde.engine.executors.scalar import Graph, evaluate
+from jaxsde.engine.executors.scalar.graph import CHAIN, ordered
+
+
+def _everywhere(dtype):
+    """Numbers of every magnitude and sign, and the special ones."""
+    bits = 8 * np.dtype(dtype).itemsize
+    every = (np.arange(200_000, dtype=np.uint64) * np.uint64((2**bits - 1) // 200_000)).astype(f"uint{bits}").view(dtype)
+    near = np.concatenate([np.linspace(-20, 20, 60_001), np.linspace(-1100, 1100, 20_001)]).astype(dtype)
+    special = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1.0, -1.0, 88.72, -103.9, 709.7, 710.4, -745, 1e-45, 5e-324, 0.625], dtype)
+    return np.concatenate([every, near, near / 1000, special])
+
+
+def _values(name, *x):
+    """A formula of `native`, worked out node by node in NumPy."""
+    g = Graph(FUNCTIONS)
+    given = [g.input(f"x{j}", v.dtype, CHAIN) for j, v in enumerate(x)]
+    root = g.op(name, x[0].dtype, *given)
+    assert all(node.op != name for node in ordered([root]))  # there is a formula
+    return _worked_out(root, {node.number: v for node, v in zip(given, x, strict=True)})
+
+
+def _fma(a, b, c):
+    """float64, the product exact: as a sum of two (Dekker)."""
+    a, b, c = np.broadcast_arrays(*(np.float64(v) for v in (a, b, c)))
+    parts = [(high, v - high) for v in (a, b) for high in [v * 134217729.0 - (v * 134217729.0 - v)]]
+    (ah, al), (bh, bl) = parts
+    product = a * b
+    lost = ((ah * bh - product) + ah * bl + al * bh) + al * bl
+    exact = (product.astype(np.longdouble) + c + lost).astype(np.float64)
+    plain = (a.astype(np.longdouble) * b + c).astype(np.float64)
+    split = np.isfinite(lost) & np.isfinite(exact) & (np.abs(product) < 1e290) & (np.abs(product) > 1e-280)
+    return np.where(split, exact, plain)
+
+
+def _worked_out(root, known):
+    two = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "and": np.bitwise_and, "xor": np.bitwise_xor,
+           "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal, "eq": np.equal, "ne": np.not_equal, "copysign": np.copysign,
+           "shl": np.left_shift, "shr": np.right_shift, "min": np.minimum, "max": np.maximum, "sar": np.right_shift, "or": np.bitwise_or}  # fmt: skip
+    one = {"neg": np.negative, "abs": np.abs, "rint": np.rint, "floor": np.floor, "not": np.logical_not}
+    for node in ordered([root]):
+        if node.number in known:
+            continue
+        a = [node.value] if node.op == "literal" else [known[n.number] for n in node.args]
+        with np.errstate(all="ignore"):
+            if node.op == "literal":
+                value = a[0]
+            elif node.op == "fma":  # rounded once: float32 products are exact in float64
+                value = _fma(*a) if node.dtype == np.float64 else (np.float64(a[0]) * np.float64(a[1]) + np.float64(a[2])).astype(np.float32)
+            elif node.op in ("convert", "nearby"):
+                value = np.nan_to_num(a[0], posinf=0, neginf=0) if node.dtype.kind == "i" else a[0]
+                value = np.clip(value, -(2.0**31), 2.0**31 - 129).astype(node.dtype) if node.dtype.kind == "i" else value.astype(node.dtype)
+            elif node.op == "bitcast":
+                value = np.asarray(a[0]).view(node.dtype)
+            elif node.op == "ldexp":  # rounded once
+                value = (a[0].astype(np.float64) * np.exp2(a[1].astype(np.float64))).astype(np.float32)
+            elif node.op == "select":
+                value = np.where(a[0], a[1], a[2])
+            else:
+                value = two[node.op](*a) if node.op in two else one[node.op](*a)
+        known[node.number] = np.asarray(value, node.dtype)
+    return known[root.number]
+
+
+# what the float64 and extended precisions of NumPy and SciPy say; of these SciPy has float64 alone
+TRUTHS = {"logistic": lambda v: 1 / (1 + np.exp(-v)), "erf": special.erf, "erfc": special.erfc, "digamma": special.digamma, "lgamma": special.gammaln}
+GAMMA = ("digamma", "lgamma")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", [name for name in FUNCTIONS if name not in ("pow", *GAMMA)])
+def test_functions(name, dtype):
+    """Within three units in the last place of the true value, everywhere, and right at the ends."""
+    if dtype == np.float64 and FUNCTIONS[name](Graph(FUNCTIONS), Graph().input("x", dtype, CHAIN)) is None:
+        assert name in ("erf", "erfc", "cbrt")  # the C library's
+        return
+    x = _everywhere(dtype)
+    exact = TRUTHS.get(name) or getattr(np, name)
+    if name in ("sin", "cos", "tan"):
+        x = x[~(np.abs(x) > (1e6 if dtype == np.float32 else 1e12))]  # beyond, the angle itself is known to no better than a turn's part
+    with np.errstate(all="ignore"):
+        truth = exact(x.astype(np.float64 if dtype == np.float32 else np.longdouble))
+    got = _values(name, x)
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(truth))
+    fine = ~np.isnan(truth)
+    with np.errstate(over="ignore"):
+        rounded = truth[fine].astype(dtype)
+    infinite = np.isinf(rounded)
+    np.testing.assert_array_equal(got[fine][infinite], rounded[infinite])
+    unit = np.spacing(np.maximum(np.abs(rounded[~infinite]), np.finfo(dtype).tiny)).astype(np.longdouble)
+    error = np.abs(got[fine][~infinite].astype(np.longdouble) - truth[fine][~infinite]) / unit
+    assert error.max() < 3, (name, x[fine][~infinite][error.argmax()], error.max())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", GAMMA)
+def test_functions_of_gamma(name, dtype):
+    """Where they are small, as right as their parts are; infinite or nothing where XLA says so."""
+    large = 1e37 if dtype == np.float32 else 1e300
+    x = np.concatenate([np.linspace(-9.99, 30, 4001), np.geomspace(1 / large, large, 2001)]).astype(dtype)
+    got, truth = _values(name, x), TRUTHS[name](x.astype(np.float64))
+    with np.errstate(over="ignore"):
+        fine = np.isfinite(truth.astype(dtype)) & (np.abs(x - np.rint(x)) > 1e-4)  # SciPy loses digits beside the poles
+    error = np.abs(got - truth) / np.maximum(1, np.abs(truth)) / np.finfo(dtype).eps
+    assert error[fine].max() < (1 if dtype == np.float32 else 50)
+    ends = np.array([0.0, -0.0, -1.0, -2.0, np.inf, -np.inf, np.nan, -large], dtype)
+    theirs = {"digamma": [np.nan] * 4 + [np.inf] + [np.nan] * 3, "lgamma": [np.inf] * 6 + [np.nan, np.inf]}[name]
+    np.testing.assert_array_equal(_values(name, ends), np.array(theirs, dtype))
+
+
+@np.errstate(all="ignore")
+def test_powers_of_float32():
+    x, y = (a.ravel().astype(np.float32) for a in np.meshgrid(np.r_[np.geomspace(1e-30, 1e30, 301), -np.arange(1, 9)], np.linspace(-9, 9, 37)))
+    got, truth = _values("pow", x, y), np.power(x.astype(np.float64), y)
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(truth))
+    fine = np.isfinite(truth.astype(np.float32))
+    np.testing.assert_allclose(got[fine], truth[fine], rtol=1e-7, atol=1e-45)
+    ends = np.float32([0.0, -0.0, 1.0, -1.0, 2.0, -2.0, 0.5, np.inf, -np.inf, np.nan])
+    x, y = (a.ravel() for a in np.meshgrid(ends, np.r_[ends, np.float32([3, -3, 1 / 3])]))
+    np.testing.assert_array_equal(_values("pow", x, y), np.power(x, y))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_every_function_of_one_number_is_printed(dtype):
+    """In either precision, by a formula or the C library: no name is known to the tables alone."""
+    import llvmlite.binding as llvm
+
+    for name in [*FUNCTIONS, *vectors.LIBRARY]:
+        g = Graph(FUNCTIONS)
+        given = [g.input(f"x{j}", dtype, CHAIN) for j in range(2 if name in ("pow", "atan2") else 1)]
+        body, preamble = Writer(16, 512), Writer(16, 512)
+        kind = body.vector({4: "float", 8: "double"}[np.dtype(dtype).itemsize])
+        names = {node: f"%x{j}" for j, node in enumerate(given)}
+        (result,) = vectors.Printer(g, body, preamble, names, None, None).need([g.op(name, dtype, *given)])
+        lines = [*body.helpers.values(), f"define {kind} @f({', '.join(f'{kind} {n}' for n in names.values())}) {{", *preamble.lines,
+                 *body.lines, f"  ret {kind} {result}", "}", *body.declarations.values(), "attributes #0 = { nounwind }"]  # fmt: skip
+        llvm.parse_assembly("\n".join(lines)).verify()
+
+
+@pytest.mark.parametrize("function", [jax.nn.softplus, jax.nn.log_sigmoid, lambda v: jnp.logaddexp(0.0, -v), lambda v: jnp.logaddexp(3 * v, 0.0)],
+                         ids=["softplus", "log_sigmoid", "logaddexp", "a product"])  # fmt: skip
+def test_the_slope_of_softplus_is_the_logistic_function(function):
+    """As JAX writes it, it is a logarithm between two exponentials, and no more right than their difference; at the ends it is XLA's."""
+    for dtype, most in ((np.float64, 75), (np.float32, 45)):
+        g = Graph(FUNCTIONS)
+        given = g.input("x", dtype, CHAIN)
+        scalar = np.empty((), object)
+        scalar[()] = given
+        with jax.enable_x64(dtype == np.float64):
+            root = evaluate(g, jax.make_jaxpr(jax.grad(function))(dtype(0.5)), scalar)[0].item()
+        assert len({n.number for n in ordered([root])}) < most  # an exponential and a division
+    x = np.concatenate([np.linspace(-30, 30, 10_001), [-1e4, -110, 110, 1e4, np.inf, -np.inf, np.nan, 0.0, -0.0]]).astype(np.float32)
+    got, theirs = _worked_out(root, {given.number: x}), np.asarray(jax.vmap(jax.grad(function))(x))
+    ends = slice(-9, None)
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(theirs))
+    np.testing.assert_array_equal(got[ends][np.isinf(x[ends])], theirs[ends][np.isinf(x[ends])])
+    with jax.enable_x64(True):
+        truth = np.asarray(jax.vmap(jax.grad(function))(x.astype(np.float64)))
+    fine = np.isfinite(x)
+    unit = np.finfo(np.float32).eps * (8 + 4 * np.abs(x[fine])) * np.abs(truth[fine])  # what a rounding of 3 v comes to
+    assert (np.abs(got[fine] - truth[fine]) <= unit + np.finfo(np.float32).tiny).all()
+
+
+@pytest.mark.parametrize("function", [
+    lambda v: jnp.exp(v - jnp.logaddexp(v, 1.0)),
+    lambda v: jnp.exp(jnp.where(v == 2.0, 0.0, v) - jnp.logaddexp(v, 0.0)),
+    lambda v: jnp.exp(v - (jnp.maximum(v, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(1.0 - v))))),
+    lambda v: jnp.exp(v - jnp.where(v != 1.0, jnp.maximum(v, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(v))), 3.0)),
+], ids=["another zero", "another hole", "another size", "another exception"])  # fmt: skip
+def test_what_only_looks_like_the_slope_of_softplus_is_left_alone(function):
+    g = Graph(FUNCTIONS)
+    given = g.input("x", np.float32, CHAIN)
+    scalar = np.empty((), object)
+    scalar[()] = given
+    root = evaluate(g, jax.make_jaxpr(function)(jnp.float32(0.5)), scalar)[0].item()
+    x = np.concatenate([np.linspace(-20, 20, 1001), [1, 2]]).astype(np.float32)
+    np.testing.assert_allclose(_worked_out(root, {given.number: x}), jax.vmap(function)(x), rtol=1e-5, atol=1e-30)
