@@ -1,5 +1,6 @@
 """Functions as arithmetic on nodes, by name: those of each precision (`floats.py`, `doubles.py`), what both make of their
-parts, and those that are worked out in float64 (`special.py`). `FUNCTIONS[name](graph, *nodes)` is None where a precision has no formula."""
+parts, and those that are worked out in float64 (`special.py`). `FUNCTIONS[name](graph, *nodes)` is None where a precision has
+no formula."""
 
 from __future__ import annotations
 
