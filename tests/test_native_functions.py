@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import special
+from worked_out import worked_out
 
 from jaxsde.engine.executors.native import vectors
 from jaxsde.engine.executors.native.functions import FUNCTIONS
@@ -30,49 +31,7 @@ def _values(name, *x):
     given = [g.input(f"x{j}", v.dtype, CHAIN) for j, v in enumerate(x)]
     root = g.op(name, x[0].dtype, *given)
     assert all(node.op != name for node in ordered([root]))  # there is a formula
-    return _worked_out(root, {node.number: v for node, v in zip(given, x, strict=True)})
-
-
-def _fma(a, b, c):
-    """float64, the product exact: as a sum of two (Dekker)."""
-    a, b, c = np.broadcast_arrays(*(np.float64(v) for v in (a, b, c)))
-    parts = [(high, v - high) for v in (a, b) for high in [v * 134217729.0 - (v * 134217729.0 - v)]]
-    (ah, al), (bh, bl) = parts
-    product = a * b
-    lost = ((ah * bh - product) + ah * bl + al * bh) + al * bl
-    exact = (product.astype(np.longdouble) + c + lost).astype(np.float64)
-    plain = (a.astype(np.longdouble) * b + c).astype(np.float64)
-    split = np.isfinite(lost) & np.isfinite(exact) & (np.abs(product) < 1e290) & (np.abs(product) > 1e-280)
-    return np.where(split, exact, plain)
-
-
-def _worked_out(root, known):
-    two = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "and": np.bitwise_and, "xor": np.bitwise_xor,
-           "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal, "eq": np.equal, "ne": np.not_equal, "copysign": np.copysign,
-           "shl": np.left_shift, "shr": np.right_shift, "min": np.minimum, "max": np.maximum, "sar": np.right_shift, "or": np.bitwise_or}  # fmt: skip
-    one = {"neg": np.negative, "abs": np.abs, "rint": np.rint, "floor": np.floor, "not": np.logical_not}
-    for node in ordered([root]):
-        if node.number in known:
-            continue
-        a = [node.value] if node.op == "literal" else [known[n.number] for n in node.args]
-        with np.errstate(all="ignore"):
-            if node.op == "literal":
-                value = a[0]
-            elif node.op == "fma":  # rounded once: float32 products are exact in float64
-                value = _fma(*a) if node.dtype == np.float64 else (np.float64(a[0]) * np.float64(a[1]) + np.float64(a[2])).astype(np.float32)
-            elif node.op in ("convert", "nearby"):
-                value = np.nan_to_num(a[0], posinf=0, neginf=0) if node.dtype.kind == "i" else a[0]
-                value = np.clip(value, -(2.0**31), 2.0**31 - 129).astype(node.dtype) if node.dtype.kind == "i" else value.astype(node.dtype)
-            elif node.op == "bitcast":
-                value = np.asarray(a[0]).view(node.dtype)
-            elif node.op == "ldexp":  # rounded once
-                value = (a[0].astype(np.float64) * np.exp2(a[1].astype(np.float64))).astype(np.float32)
-            elif node.op == "select":
-                value = np.where(a[0], a[1], a[2])
-            else:
-                value = two[node.op](*a) if node.op in two else one[node.op](*a)
-        known[node.number] = np.asarray(value, node.dtype)
-    return known[root.number]
+    return worked_out(root, {node.number: v for node, v in zip(given, x, strict=True)})
 
 
 # what the float64 and extended precisions of NumPy and SciPy say; of these SciPy has float64 alone
@@ -163,7 +122,7 @@ def test_the_slope_of_softplus_is_the_logistic_function(function):
             root = evaluate(g, jax.make_jaxpr(jax.grad(function))(dtype(0.5)), scalar)[0].item()
         assert len({n.number for n in ordered([root])}) < most  # an exponential and a division
     x = np.concatenate([np.linspace(-30, 30, 10_001), [-1e4, -110, 110, 1e4, np.inf, -np.inf, np.nan, 0.0, -0.0]]).astype(np.float32)
-    got, theirs = _worked_out(root, {given.number: x}), np.asarray(jax.vmap(jax.grad(function))(x))
+    got, theirs = worked_out(root, {given.number: x}), np.asarray(jax.vmap(jax.grad(function))(x))
     ends = slice(-9, None)
     np.testing.assert_array_equal(np.isnan(got), np.isnan(theirs))
     np.testing.assert_array_equal(got[ends][np.isinf(x[ends])], theirs[ends][np.isinf(x[ends])])
@@ -187,4 +146,4 @@ def test_what_only_looks_like_the_slope_of_softplus_is_left_alone(function):
     scalar[()] = given
     root = evaluate(g, jax.make_jaxpr(function)(jnp.float32(0.5)), scalar)[0].item()
     x = np.concatenate([np.linspace(-20, 20, 1001), [1, 2]]).astype(np.float32)
-    np.testing.assert_allclose(_worked_out(root, {given.number: x}), jax.vmap(function)(x), rtol=1e-5, atol=1e-30)
+    np.testing.assert_allclose(worked_out(root, {given.number: x}), jax.vmap(function)(x), rtol=1e-5, atol=1e-30)

@@ -15,6 +15,7 @@ from jax.extend import core
 from .elementwise import ELEMENTWISE
 from .graph import Graph, Node, Table, Unsupported
 from .indexing import INDEXING, entries
+from .sorting import sort, top_k
 
 CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint")
 _VIEWS = ("convert_element_type", "copy", "copy_p", "stop_gradient")  # of a table, where the type stays
@@ -92,7 +93,7 @@ def elementwise(g: Graph, name: str, operands: list, params: dict) -> np.ndarray
 
 
 def _dot_general(g: Graph, avals: list, x: Any, y: Any, *, dimension_numbers: Any, **params: Any) -> list:
-    x, y = entries(g, x), entries(g, y)
+    x, y = (elementwise(g, "convert_element_type", [v], {"new_dtype": avals[0].dtype}) for v in (x, y))
     (cx, cy), (bx, by) = dimension_numbers
     free_x = [d for d in range(x.ndim) if d not in (*cx, *bx)]
     free_y = [d for d in range(y.ndim) if d not in (*cy, *by)]
@@ -172,6 +173,15 @@ def _cumulative(operation: str) -> Any:
 def _split(g: Graph, avals: list, x: Any, *, sizes: tuple, axis: int, **params: Any) -> list:
     x, ends = entries(g, x), np.cumsum(sizes)[:-1]
     return list(np.split(x, ends, axis))
+
+
+def _unstack(g: Graph, avals: list, x: Any, *, axis: int, **params: Any) -> list:
+    rows = np.moveaxis(entries(g, x), axis, 0)
+    return [rows[i : i + 1].reshape(rows.shape[1:]) for i in range(len(rows))]
+
+
+def _tile(g: Graph, avals: list, x: Any, *, reps: tuple, **params: Any) -> list:
+    return [np.tile(entries(g, x), reps)]
 
 
 def _iota(g: Graph, avals: list, *operands: Any, dimension: int, **params: Any) -> list:
@@ -271,6 +281,10 @@ _RULES: dict[str, Any] = {
     "cummax": _cumulative("max"),
     "cummin": _cumulative("min"),
     "split": _split,
+    "unstack": _unstack,
+    "tile": _tile,
+    "sort": sort,
+    "top_k": top_k,
     "iota": _iota,
     "scan": _scan,
     "cond": _cond,

@@ -20,6 +20,7 @@ from .indices import INDICES
 from .nests import Nests
 from .structure import STRUCTURE, row_of
 from .sums import SUMS, dot_general
+from .windows import WINDOWS
 
 _AGAIN = 3  # operations that are cheaper once more than in memory
 _CHEAP = {
@@ -82,21 +83,21 @@ class Rules:
     def _apply(self, equation: Any, operands: list[Array], turned: bool) -> list[Array]:
         name, params = equation.primitive.name, equation.params
         avals = [v.aval for v in equation.outvars]
-        for a in avals:
-            if np.dtype(a.dtype).kind not in "fiub":
-                raise Unsupported(f"numbers of type {a.dtype}")
         if name in IDENTITIES:
             return operands
         if name in CALLS and params.get("name") == "rarely":
             return operands
-        if name in ELEMENTWISE:
-            return [self.elementwise(name, avals[0], operands, params)]
         inner = params["jaxpr"] if name in CALLS else None
         if name.startswith("custom_"):
             inner = params.get("call_jaxpr") or params.get("fun_jaxpr")
         if inner is not None:
             constants = [self.constant(c) for c in getattr(inner, "consts", ())]
             return self._evaluate(getattr(inner, "jaxpr", inner), constants, operands)
+        for a in avals:
+            if np.dtype(a.dtype).kind not in "fiub":
+                raise Unsupported(f"the primitive {name}, which makes numbers of type {a.dtype}")
+        if name in ELEMENTWISE:
+            return [self.elementwise(name, avals[0], operands, params)]
         if name in _FLOW:
             return _FLOW[name](self, avals, *operands, **params)
         if name == "dot_general":
@@ -205,4 +206,4 @@ def _same(jaxpr: Any) -> dict[Any, Any]:
 _FLOW: dict[str, Any] = {
     "scan": Rules.scan, "cond": Rules.cond, "platform_index": Rules.platform_index, "empty": Rules.empty, "empty2": Rules.empty,
 }  # fmt: skip
-_PRIMITIVES: dict[str, Any] = STRUCTURE | INDICES | SUMS
+_PRIMITIVES: dict[str, Any] = STRUCTURE | INDICES | SUMS | WINDOWS

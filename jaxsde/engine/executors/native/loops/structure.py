@@ -13,7 +13,7 @@ from .arrays import Array, At, Index, Parts, contiguous, moved, same
 from .body import Body
 from .nests import Nests
 
-_COPIED = 1 << 16  # the most numbers that all chains share of which each vector of chains may have a copy
+COPIED = 1 << 16  # the most numbers that all chains share of which each vector of chains may have a copy
 
 
 def broadcast_in_dim(
@@ -40,7 +40,7 @@ def reshape(nests: Nests, avals: list, x: Array, *dynamic: Any, new_sizes: tuple
     new = tuple(int(n) for n in new_sizes)
     old_axes, new_axes = ([d for d, n in enumerate(s) if n != 1] for s in (x.shape, new))
     if [x.shape[d] for d in old_axes] != [new[d] for d in new_axes]:
-        if x.uniform and x.size > _COPIED and (x.view is None or x.view.strides != contiguous(x.shape)):
+        if x.uniform and x.size > COPIED and (x.view is None or x.view.strides != contiguous(x.shape)):
             raise Unsupported(f"{x.size} numbers that chains share, {x.shape} as {new}")
         x = nests.stored(x)
         assert x.view is not None
@@ -120,6 +120,16 @@ def stack(nests: Nests, avals: list, *parts: Array, axis: int, **params: Any) ->
     return concatenate(nests, avals, *wide, dimension=axis)
 
 
+def tile(nests: Nests, avals: list, x: Array, *, reps: Sequence[int], **params: Any) -> Array:
+    for axis, times in enumerate(reps):
+        x = concatenate(nests, [_like(x, axis, int(times))], *[x] * int(times), dimension=axis) if int(times) != 1 else x
+    return x
+
+
+def _like(x: Array, axis: int, times: int) -> np.ndarray:
+    return np.empty([n * times if d == axis else n for d, n in enumerate(x.shape)], x.dtype)
+
+
 def _expanded(nests: Nests, x: Array, axis: int) -> Array:
     shape = (*x.shape[:axis], 1, *x.shape[axis:])
     return reshape(nests, [], x, new_sizes=shape)
@@ -143,6 +153,7 @@ def _joined(nests: Nests, aval: Any, pieces: list[tuple[Array, int, int, int]], 
 
 
 def pad(nests: Nests, avals: list, x: Array, fill: Array, *, padding_config: tuple, **params: Any) -> Array:
+    padding_config = tuple(tuple(int(n) for n in axis) for axis in padding_config)
     if any(inner for _, _, inner in padding_config):
         return _spread(nests, avals[0], x, fill, padding_config)
     low = [int(a) for a, _, _ in padding_config]
@@ -212,5 +223,5 @@ def row_of(nests: Nests, x: Array, at: At) -> Array:
 STRUCTURE: dict[str, Any] = {
     "broadcast_in_dim": broadcast_in_dim, "reshape": reshape, "squeeze": squeeze, "expand_dims": squeeze, "transpose": transpose,
     "slice": slice_, "rev": rev, "split": split, "unstack": unstack, "concatenate": concatenate, "stack": stack, "pad": pad,
-    "iota": iota,
+    "tile": tile, "iota": iota,
 }  # fmt: skip

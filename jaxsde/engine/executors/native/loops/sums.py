@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ...scalar.elementwise import ELEMENTWISE
 from ...scalar.graph import STEP, Graph, Node, Unsupported
 from ..writer import TYPES
 from .arrays import Array, At, Index, Parts, View
@@ -45,8 +46,8 @@ def fold(nests: Nests, operation: str, x: Array, axes: Sequence[int]) -> Array:
             return found
 
         body = nests.graph()
-        start = body.need(_neutral(body.g, operation, x.dtype, together))
-        sums = _summed(
+        start = body.need(neutral(body.g, operation, x.dtype, together))
+        sums = summed(
             nests, [(0, x.shape[d]) for d in outer], x.shape[last], together, [kind] * together, start,
             lambda body, accs, inner, n: combine(body, accs, entries(body, inner, n)), x.dtype,
         )  # fmt: skip
@@ -66,7 +67,7 @@ def running(nests: Nests, operation: str, x: Array, axis: int, reverse: bool) ->
     kind, length = nests.body.vector(TYPES[x.dtype.name]), x.shape[axis]
     nests.time += 1
     with nests.loops([(0, n) for d, n in enumerate(x.shape) if d != axis]) as at:
-        start = nests.graph().need(_neutral(nests.graph().g, operation, x.dtype, 1))
+        start = nests.graph().need(neutral(nests.graph().g, operation, x.dtype, 1))
         with nests.loop(0, length, 1, [kind], start) as loop:
             body = nests.graph()
             k = loop.at.times(-1).plus(length - 1) if reverse else loop.at
@@ -106,7 +107,7 @@ def extreme(nests: Nests, compare: str, x: Array, axis: int, index_dtype: Any) -
     return out
 
 
-def _summed(
+def summed(
     nests: Nests, outer: list[tuple[int, int]], length: int, together: int, kinds: list[str], starts: list[str],
     step: Callable[[Body, list[Node], Index, int], list[Node]], dtype: Any,
 ) -> list[str]:  # fmt: skip
@@ -114,7 +115,7 @@ def _summed(
     if outer:
         (low, high), *rest = outer
         with nests.loop(low, high, 1, kinds, starts) as loop:
-            loop.next = _summed(
+            loop.next = summed(
                 nests, rest, length, together, kinds, loop.carried, lambda b, a, i, n: step(b, a, (loop.at, *i), n), dtype
             )
         return loop.next
@@ -141,7 +142,7 @@ def _summed(
 def product(nests: Nests, x: Array, y: Array, dtype: Any, turned: bool = False) -> Array:
     """Σ_k x[b, m, k] y[b, n, k] as [b, m, n]; `turned`: in the memory of [b, n, m]."""
     (batch, m, depth), n = x.shape, y.shape[1]
-    tile_m, tile_n = _tiles(m, n, x.uniform, y.uniform, nests.registers)
+    tile_m, tile_n = tiles(m, n, x.uniform, y.uniform, nests.registers)
     x = x if n <= tile_n and x.whole else nests.ready(x)  # what is read once is worked out where it is read
     y = y if m <= tile_m and y.whole else nests.ready(y)
     buffer = nests.buffer(batch * m * n, dtype)
@@ -153,8 +154,8 @@ def product(nests: Nests, x: Array, y: Array, dtype: Any, turned: bool = False) 
     together = 1
     while m * n * together < 8 and 2 * together <= depth:
         together *= 2
-    for rows, tm in _regions(m, tile_m):
-        for columns, tn in _regions(n, tile_n):
+    for rows, tm in regions(m, tile_m):
+        for columns, tn in regions(n, tile_n):
             with nests.loops([(0, batch), rows, columns], [1, tm, tn]) as (b, i, j):
                 tile = list(itertools.product(range(tm), range(tn)))
 
@@ -171,7 +172,7 @@ def product(nests: Nests, x: Array, y: Array, dtype: Any, turned: bool = False) 
 
                 size = len(tile) * together
                 zero = ["zeroinitializer"] * size
-                sums = _summed(nests, [], depth, together, [kind] * size, zero, step, dtype)
+                sums = summed(nests, [], depth, together, [kind] * size, zero, step, dtype)
                 body = nests.graph()
                 nodes = [body.given(name, dtype) for name in sums]
                 while len(nodes) > len(tile):
@@ -190,8 +191,9 @@ def dot_general(
     """As one product of two matrices for each entry of the batch; `turned`: the result is only read transposed."""
     (cx, cy), (bx, by) = dimension_numbers
     aval = avals[0]
-    if x.dtype != aval.dtype or y.dtype != aval.dtype or not x.size or not y.size:
-        raise Unsupported(f"a product of {x.dtype} and {y.dtype}")
+    if not x.size or not y.size:
+        raise Unsupported("a product of nothing")
+    x, y = converted(x, aval.dtype), converted(y, aval.dtype)
 
     def flat(a: Array, contracted: Sequence[int], batch: Sequence[int]) -> tuple[Array, list[int]]:
         free = [d for d in range(len(a.shape)) if d not in (*contracted, *batch)]
@@ -220,7 +222,18 @@ def dot_general(
     return reshape(nests, [], flat_product, new_sizes=shape)
 
 
-def _neutral(g: Graph, operation: str, dtype: np.dtype, count: int) -> list[Node]:
+def converted(x: Array, dtype: Any) -> Array:
+    """The entries as numbers of another type."""
+    if x.dtype == dtype:
+        return x
+
+    def rule(g: Graph, node: Node) -> Node:
+        return ELEMENTWISE["convert_element_type"](g, node, dtype)
+
+    return Array(x.shape, dtype, lambda i: ([(x, i)], rule), uniform=x.uniform, cuts=x.cuts, work=x.work + 1)
+
+
+def neutral(g: Graph, operation: str, dtype: np.dtype, count: int) -> list[Node]:
     """What an operation begins with."""
     low, high = (-np.inf, np.inf) if dtype.kind == "f" else (False, True) if dtype.kind == "b" else (
         np.iinfo(dtype).min, np.iinfo(dtype).max)  # fmt: skip
@@ -228,7 +241,7 @@ def _neutral(g: Graph, operation: str, dtype: np.dtype, count: int) -> list[Node
     return [g.literal(value[operation], dtype)] * count
 
 
-def _tiles(m: int, n: int, x_uniform: bool, y_uniform: bool, registers: int) -> tuple[int, int]:
+def tiles(m: int, n: int, x_uniform: bool, y_uniform: bool, registers: int) -> tuple[int, int]:
     """Entries of a product that are worked out together: as many as there are registers for. A number that chains share comes
     with the multiplication, so that side may be long."""
     registers = max(1, registers)
@@ -247,7 +260,7 @@ def _even(size: int, most: int) -> int:
     return -(-size // -(-size // max(1, most)))
 
 
-def _regions(size: int, tile: int) -> list[tuple[tuple[int, int], int]]:
+def regions(size: int, tile: int) -> list[tuple[tuple[int, int], int]]:
     whole = size - size % tile
     return [(r, t) for r, t in (((0, whole), tile), ((whole, size), size - whole)) if t and r[1] > r[0]]
 
