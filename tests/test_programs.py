@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -121,3 +123,38 @@ def test_launches_that_are_all_copying_do_not_get_shorter_and_shorter():
         np.testing.assert_allclose(lengths(0.0, 0.01, 8, 6, times), 50, atol=1)
     np.testing.assert_allclose(lengths(0.1, 0.01, 64, 6), 40, atol=1)
     assert lengths(0.0, 2.0, 8, 4) == [1, 1]
+
+
+WAITS = """
+import jax
+import jax.numpy as jnp
+import numpy as np
+import jaxsde as js
+
+x = np.linspace(0, 1, 12)
+
+def evidence(p):
+    total = p @ p / 2
+    for k in range(4):
+        kernel = jnp.exp(p[k]) * jnp.exp(-((x[:, None] - x) ** 2) * (k + 1)) + jnp.eye(12)
+        root = jnp.linalg.cholesky(kernel)
+        at = jax.scipy.linalg.solve_triangular(root, np.sin(6 * x), lower=True)
+        total += at @ at / 2 + jnp.log(jnp.diag(root)).sum()
+    return total
+
+def spectrum(p):
+    return sum(jnp.sum(jnp.abs(jnp.fft.rfft(jnp.tile(p, 4) * jnp.cos(k * jnp.arange(16.0)))) ** 2) for k in range(4)) / 50
+
+for loss in (evidence, spectrum):
+    chain = js.integrate(js.langevin(js.potential(loss, np.zeros(4)), temperature=1.0), dt=0.001)
+    for _ in range(3):
+        run = js.simulate(chain, np.zeros(4), key=js.key(0), chains=1024, steps=8, executor="vmap")
+        assert run.step == 8 and np.isfinite(run.positions).all() and run.positions.std() > 0.01
+print("over")
+"""
+
+
+def test_factorisations_of_many_chains_do_not_wait_for_each_other():
+    """XLA runs them where their own parts have to run: two tiles at a time, or two in one program, once waited for ever."""
+    done = subprocess.run([sys.executable, "-c", WAITS], capture_output=True, text=True, timeout=300)
+    assert done.stdout.strip() == "over", done.stderr

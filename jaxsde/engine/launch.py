@@ -42,9 +42,10 @@ def advance(run: Any, steps: int, collecting: bool) -> Any:
         jax.tree.map(lambda whole, part: np.copyto(whole[rows].reshape(part.shape), part, casting="no"), joined, after)
 
     began = time.perf_counter()
-    with ThreadPoolExecutor(layouts.workers(where.platform)) as pool:
+    with ThreadPoolExecutor(compiled.workers(where)) as pool:
         deque(pool.map(launch, plan.tiles), maxlen=0)
-    compiled.took(steps, time.perf_counter() - began, _rounds(run, where), int(joined.alive.sum()) == run.chains)
+    rounds, everyone = compiled.rounds(plan, where), int(joined.alive.sum()) == run.chains
+    compiled.took(steps, time.perf_counter() - began, rounds, everyone)
     before, after = ((step - run.origin) // run.every for step in (run.step, run.step + steps))
     return replace(
         run,
@@ -70,12 +71,8 @@ def known_steps(run: Any) -> int | None:
     """How many steps a launch of this run should take, if its program has run before."""
     where = device()
     shared = (prepared(run.chain, run.stream, run.dtype), dict(run.statistics))
-    return _compiled(shared, _span(run, 1, False), run, where).pace.steps(_rounds(run, where))
-
-
-def _rounds(run: Any, where: Any) -> int:
-    """Tiles that a worker runs one after the other."""
-    return math.ceil(len(run.layout.tiles) / layouts.workers(where.platform))
+    compiled = _compiled(shared, _span(run, 1, False), run, where)
+    return compiled.pace.steps(compiled.rounds(run.layout, where))
 
 
 def _span(run: Any, steps: int, collecting: bool) -> Span:
@@ -108,6 +105,14 @@ class _Compiled:
 
     def __init__(self, program: Any):
         self.program, self.pace = program, Pace()
+
+    def workers(self, where: Any) -> int:
+        """Threads that launch tiles."""
+        return 1 if getattr(self.program, "alone", False) else layouts.workers(where.platform)
+
+    def rounds(self, plan: Any, where: Any) -> int:
+        """Tiles that a worker runs one after the other."""
+        return math.ceil(len(plan.tiles) / self.workers(where))
 
     def took(self, steps: int, seconds: float, rounds: int, everyone: bool) -> None:
         if seconds > _TELLING_SECONDS and everyone:  # steps of chains that have diverged may take no time at all

@@ -12,15 +12,22 @@ import jax.numpy as jnp
 # A matrix product on the CPU by the compiler's own loops, on one thread: the libraries behind the defaults add in an order
 # that depends on the shape of the whole product, so on the number of chains, and on the number of cores.
 _SAME_BITS = {"xla_cpu_multi_thread_eigen": False, "xla_cpu_experimental_ynn_fusion_type": ""}
+# A factorisation (LAPACK) or a Fourier transform of many chains runs on one of as many threads as there are cores, and waits
+# there for parts of itself that need another one: when as many such operations run at a time, all wait for ever. So one after
+# the other in a program, and one tile at a time.
+_WAITING = ("@lapack_", "stablehlo.fft", "@ducc_fft")
+_IN_TURN = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
 
 class Program:
-    """A traced function, compiled ahead of time. `bind` gives what takes one tile of an advance."""
+    """A traced function, compiled ahead of time. `bind` gives what takes one tile of an advance; `alone`: one at a time."""
 
     def __init__(self, function: Callable[..., Any], arguments: tuple, platform: str, **static: Any):
         # JAX keeps what it has compiled for as long as the function lives: this one lives as long as the program.
         own = functools.partial(function, **static)
-        self.call = compiled(jax.jit(own).lower(*arguments), platform)
+        lowered = jax.jit(own).lower(*arguments)
+        self.alone = platform == "cpu" and any(word in lowered.as_text() for word in _WAITING)
+        self.call = compiled(lowered, platform, _IN_TURN if self.alone else {})
 
     def bind(self, shared: tuple, words: Any, span: Any) -> Callable[[tuple, Any], Any]:
         return lambda ids, tile: self.call(*shared, words, ids, span, tile)
@@ -36,9 +43,9 @@ def memory_bytes(memory: Any) -> int:
     return memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
 
 
-def compiled(lowered: Any, platform: str) -> Any:
-    """The program, compiled so that a chain's bits do not depend on the chains beside it."""
-    options = _SAME_BITS if platform == "cpu" else {}
+def compiled(lowered: Any, platform: str, more: dict[str, Any] | None = None) -> Any:
+    """The program, compiled so that a chain's bits do not depend on the chains beside it; with more options, where they exist."""
+    options = _SAME_BITS | (more or {}) if platform == "cpu" else {}
     try:
         return lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
