@@ -22,10 +22,10 @@ def _fma(a, b, c):
 
 def worked_out(root, known):
     """The value of a node; `known` are those of the inputs, by number."""
-    two = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "and": np.bitwise_and, "xor": np.bitwise_xor,
+    two = {"add": np.add, "sub": np.subtract, "rem": np.fmod, "mul": np.multiply, "div": np.divide, "and": np.bitwise_and, "xor": np.bitwise_xor,
            "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal, "eq": np.equal, "ne": np.not_equal, "copysign": np.copysign,
            "shl": np.left_shift, "shr": np.right_shift, "min": np.minimum, "max": np.maximum, "sar": np.right_shift, "or": np.bitwise_or}  # fmt: skip
-    one = {"neg": np.negative, "abs": np.abs, "rint": np.rint, "floor": np.floor, "not": np.logical_not}
+    one = {"sqrt": np.sqrt, "log": np.log, "exp": np.exp, "neg": np.negative, "abs": np.abs, "rint": np.rint, "floor": np.floor, "not": np.logical_not}
     for node in ordered([root]):
         if node.number in known:
             continue

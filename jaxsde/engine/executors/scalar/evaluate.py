@@ -15,6 +15,7 @@ from jax.extend import core
 from .elementwise import ELEMENTWISE
 from .graph import Graph, Node, Table, Unsupported
 from .indexing import INDEXING, entries
+from .matrices import MATRICES
 from .sorting import sort, top_k
 
 CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint")
@@ -62,6 +63,8 @@ def _apply(g: Graph, equation: Any, operands: list) -> list:
         if isinstance(operands[0], Table) and name in _VIEWS and equation.outvars[0].aval.dtype == operands[0].dtype:
             return operands
         return [elementwise(g, name, operands, params)]
+    if name == "custom_linear_solve":
+        return _evaluate(g, *_solver(g, params, operands))
     inner = None
     if name in CALLS and params.get("name") == "rarely":
         return [elementwise(g, "rarely", operands, {})]
@@ -78,6 +81,14 @@ def _apply(g: Graph, equation: Any, operands: list) -> list:
         avals = [v.aval for v in equation.outvars]
         return _RULES[name](g, avals, *operands, **params)
     raise Unsupported(f"the primitive {name}")
+
+
+def _solver(g: Graph, params: dict, operands: list) -> tuple[Any, list, list]:
+    """What solves a linear system, its constants, and its arguments."""
+    lengths, solve = params["const_lengths"], params["jaxprs"].solve
+    first, last = lengths.matvec + lengths.vecmat, sum(lengths)
+    mine = operands[first : first + lengths.solve]
+    return solve.jaxpr, [constant(g, c) for c in solve.consts], [*mine, *operands[last:]]
 
 
 def elementwise(g: Graph, name: str, operands: list, params: dict) -> np.ndarray:
@@ -288,4 +299,4 @@ _RULES: dict[str, Any] = {
     "iota": _iota,
     "scan": _scan,
     "cond": _cond,
-}
+} | MATRICES
