@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -12,6 +13,7 @@ from by_default import some
 
 import jaxsde as js
 from jaxsde.engine.executors import pallas
+from jaxsde.engine.executors.scalar.arrays import OPERATIONS
 
 KEY = js.key(5)
 RNG = np.random.default_rng(8)
@@ -81,6 +83,22 @@ def test_it_is_for_gpus(monkeypatch, caplog):
     with pytest.warns(UserWarning, match="no Pallas"), caplog.at_level(logging.INFO, "jaxsde"):
         chain = langevin(2)
         assert js.simulate(chain, np.ones(2), key=KEY, chains=16, steps=2, executor="pallas").executor != "pallas"
+
+
+def test_operations_that_triton_lacks_are_named():
+    """And no other operation is without a rule there."""
+    from jax._src.pallas.triton.lowering import triton_lowering_rules  # the only list that there is
+
+    state = np.zeros(3, np.float32)
+    for loss, word in ((jax.scipy.special.erf, "erf"), (jax.scipy.special.gammaln, "digamma and no lgamma"), (jnp.round, "rint")):
+        problem = js.finite_sum(lambda w, e, loss=loss: loss((e[0] @ w) ** 2 + 2) * (e[0] @ w), (X, Y), state)
+        chain = js.sgd(problem, learning_rate=0.05)
+        assert pallas.refuses(chain, state, np.float32, "gpu", wanted=True) == f"Triton has no {word}"
+        assert pallas.refuses(chain, state, np.float32, "cpu", wanted=True) is None  # where XLA interprets
+    names = {"shl": "shift_left", "shr": "shift_right_logical", "sar": "shift_right_arithmetic", "rint": "round", "select": "select_n"}
+    known = {primitive.name for primitive in triton_lowering_rules}
+    lacking = {op for op in OPERATIONS if names.get(op, op) not in known}
+    assert lacking - {"copysign", "mulhi"} == pallas._LACKING  # these two are written in others
 
 
 @pytest.mark.parametrize("bits", [32, 64])

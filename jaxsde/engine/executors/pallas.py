@@ -19,6 +19,7 @@ from ...types import Draws
 from . import lanes
 from .lanes import Held, Plan, Unit
 from .scalar.arrays import OPERATIONS, tables
+from .scalar.graph import ordered
 from .tile import Span, Tile
 from .xla import Program
 
@@ -26,6 +27,7 @@ _BLOCK = 128  # chains that one program of the grid advances, one a thread
 _WARPS = 4
 _FREE = 64  # steps that nobody interrupts: the unit may then be any
 _PLATFORMS = ("gpu", "cuda")
+_LACKING = {"rint", "erf", "erfc", "lgamma", "digamma"}  # operations that Pallas cannot hand to Triton
 
 
 def refuses(chain: Any, state: Any, dtype: Any, platform: str, *, wanted: bool) -> str | None:
@@ -36,10 +38,11 @@ def refuses(chain: Any, state: Any, dtype: Any, platform: str, *, wanted: bool) 
         return why
     if why := lanes.refuses(chain, state, dtype, platform, wanted=True):
         return why
-    order = lanes.plans(chain, state, dtype, True).steps.order
-    if order is not None and order.permuted:
+    steps = lanes.plans(chain, state, dtype, True).steps
+    if steps.order is not None and steps.order.permuted:
         return "random reshuffling and its kin: the permutations do not fit into the kernel"
-    return None
+    lacking = sorted({node.op for node in ordered(steps.roots)} & _LACKING)
+    return f"Triton has no {' and no '.join(lacking)}" if lacking and platform != "cpu" else None
 
 
 @functools.cache
