@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from by_default import some
 from jax import lax
 from worked_out import worked_out
 
@@ -49,7 +50,10 @@ FUNCTIONS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+SOME = [name for name in FUNCTIONS if not name.startswith("triangular") or name.count("True") in (1, 4)]
+
+
+@pytest.mark.parametrize("name", some(FUNCTIONS, SOME))
 def test_factorisations(name):
     function, a = FUNCTIONS[name]
     if name == "cholesky":  # some of them are not positive definite
