@@ -17,6 +17,11 @@ class Pace:
     def took(self, steps: int, seconds: float) -> None:
         self.launches = [*[other for other in self.launches if other[0] != steps][-1:], (steps, seconds)]
 
+    @property
+    def last(self) -> int:
+        """Steps of the last launch."""
+        return self.launches[-1][0]
+
     def steps(self, times: int = 1) -> int | None:
         """Steps of the next launch, which does so many `times` what those before did; None if there was none."""
         if not self.launches:

@@ -152,15 +152,14 @@ def _chunks(run: Run, burn_in: int, steps: int, chunk: int | None, progress: Any
         yield run if run.samples or run.step else _look(run)
         return
     with progress_bar(progress, burn_in + steps, run) as bar:
-        done, last, pace = 0, 0, Pace()
+        done, pace = 0, Pace()
         while done < burn_in + steps:
             collecting = done >= burn_in
             left = (burn_in + steps if collecting else burn_in) - done
-            size = min(left, _LARGEST_CHUNK, chunk) if chunk else _next(run, pace, last, left)
+            size = min(left, _LARGEST_CHUNK, chunk) if chunk else _next(run, pace, left)
             began = time.perf_counter()
             run = launching.advance(run, size, collecting)
             pace.took(size, time.perf_counter() - began)
-            last = size
             done += size
             if done == burn_in:
                 run = replace(run, origin=run.step)
@@ -168,11 +167,11 @@ def _chunks(run: Run, burn_in: int, steps: int, chunk: int | None, progress: Any
             yield run
 
 
-def _next(run: Run, pace: Pace, last: int, left: int) -> int:
+def _next(run: Run, pace: Pace, left: int) -> int:
     """Steps for the next automatic chunk, from what those before took: at most so many times as many as the last one had.
     For the first, from another run of the same program, if there was one. What would be left over goes with the last one."""
     known = pace.steps()
-    wanted = launching.known_steps(run) or _FIRST_CHUNK if known is None else min(known, _GROWTH * last)
+    wanted = launching.known_steps(run) or _FIRST_CHUNK if known is None else min(known, _GROWTH * pace.last)
     wanted = max(1, min(wanted, _LARGEST_CHUNK) // run.every) * run.every
     return left if left <= min(wanted + wanted // 4, _LARGEST_CHUNK) else wanted
 

@@ -272,9 +272,7 @@ class Program:
         shared, state, scratch = (
             memory.pointers(tables), memory.pointers_to_rows(held.state), memory.aligned(code.scratch)
         )  # fmt: skip
-        takes = (
-            *(a.ctypes.data for a in (state, shared, *ids, held.alive, held.survived, out, seen)),
-        )  # fmt: skip
+        takes = tuple(a.ctypes.data for a in (state, shared, *ids, held.alive, held.survived, out, seen))
         key, last = (int(words[0]), int(words[1])), (self.every, self.samples, scratch.ctypes.data)
         for calls, first_look, times in self._schedule(chain, span, looking, 1 if rest else _CALLS):
             if ours is not None:

@@ -1,8 +1,10 @@
-"""Arithmetic on nodes in the usual notation."""
+"""Arithmetic on nodes in the usual notation, and the parts of functions that are the same in every precision."""
 
 from __future__ import annotations
 
 from typing import Any
+
+import numpy as np
 
 from ..scalar.graph import Graph, Node
 
@@ -68,3 +70,28 @@ class Number:
 
 def where(test: Node, yes: Any, no: Number) -> Number:
     return Number(no.g, no.g.op("select", no.node.dtype, test, no.of(yes), no.node))
+
+
+def clamped(x: Number, low: float, high: float) -> Number:
+    """x where it is inside; NaN stays."""
+    return where(x.test("lt", low), low, where(x.test("gt", high), high, x))
+
+
+def small_expm1(r: Number, series: tuple[float, ...]) -> Number:
+    """e^r − 1 for |r| ≤ ln 2 / 2, of which `series` are the terms from r²/2 on."""
+    return (r.polynomial(series) * r).fma(r, r)
+
+
+def reduced_exp(x: Number, ln2: tuple[float, float], series: tuple[float, ...]) -> tuple[Number, Number]:
+    """(n, e^r − 1) with x = n ln 2 + r, |r| ≤ ln 2 / 2; ln 2 in two parts."""
+    n = (x * 1.4426950408889634).do("rint")
+    r = n.fma(-ln2[0], x)
+    r = n.fma(-ln2[1], r)
+    return n, small_expm1(r, series)
+
+
+def log_ends(f: Number, result: Number) -> Number:
+    """log at 0, infinity, NaN and below 0."""
+    result = where(f.test("eq", 0.0), -np.inf, result)
+    result = where(f.test("eq", np.inf), np.inf, result)
+    return where(f.g.op("not", bool, f.test("ge", 0.0)), np.nan, result)

@@ -9,29 +9,16 @@ from __future__ import annotations
 import numpy as np
 
 from ..scalar.graph import Graph, Node
-from .arithmetic import Number, where
+from .arithmetic import Number, clamped, log_ends, reduced_exp, where
 from .softplus import slope_of_softplus
 
 _D, _U = np.dtype(np.float64), np.dtype(np.uint64)
 _SHIFT = 1.5 * 2.0**52  # an integer n added to it is in the last bits of the sum
-_LN2 = (0.6931471805599453, 2.3190468138462996e-17)
-_EXP = (
+LN2 = (0.6931471805599453, 2.3190468138462996e-17)
+EXP = (
     2.0914686968086877e-9, 2.5105217004720745e-8, 2.7557273643110295e-7, 2.755725540020642e-6, 2.480158732554774e-5,
     1.984126987482062e-4, 1.3888888888883749e-3, 8.333333333326135e-3, 4.166666666666667e-2, 1.6666666666666671e-1, 0.5,
 )  # fmt: skip
-
-
-def reduced_exp(x: Number) -> tuple[Number, Number]:
-    """(n, e^r − 1) with x = n ln 2 + r, |r| ≤ ln 2 / 2."""
-    n = (x * 1.4426950408889634).do("rint")
-    r = n.fma(-_LN2[0], x)
-    r = n.fma(-_LN2[1], r)
-    return n, small_expm1(r)
-
-
-def small_expm1(r: Number) -> Number:
-    """e^r − 1 for |r| ≤ ln 2 / 2."""
-    return (r.polynomial(_EXP) * r).fma(r, r)
 
 
 def _two_to(n: Number) -> Number:
@@ -47,20 +34,16 @@ def scaled(y: Number, n: Number) -> Number:
     return y * _two_to(half) * _two_to(n - half)
 
 
-def _inside(x: Number, low: float, high: float) -> Number:
-    return where(x.test("lt", low), low, where(x.test("gt", high), high, x))  # NaN stays
-
-
 def exp(g: Graph, x: Node) -> Node:
     if (v := slope_of_softplus(g, x)) is not None:
-        return logistic(g, v)
-    n, p = reduced_exp(_inside(Number(g, x), -746.0, 710.0))
+        return g.op("logistic", x.dtype, v)
+    n, p = reduced_exp(clamped(Number(g, x), -746.0, 710.0), LN2, EXP)
     return scaled(p + 1.0, n).node
 
 
 def expm1(g: Graph, x: Node) -> Node:
     f = Number(g, x)
-    n, p = reduced_exp(_inside(f, -40.0, 710.0))
+    n, p = reduced_exp(clamped(f, -40.0, 710.0), LN2, EXP)
     power = _two_to(n)
     whole = where(n.test("gt", 1000.0), scaled(p + 1.0, n), p.fma(power, power - 1.0))
     return where(n.test("eq", 0.0), where(f.test("eq", 0.0), f, p), whole).node
@@ -88,21 +71,14 @@ def _log_of(f: Number, e: Number) -> Number:
     s = f / (f + 2.0)
     square = s * s
     y = s * (square.polynomial(_LOG).fma(square, -f))
-    return e.fma(_LN2[0], f + e.fma(_LN2[1], y))
-
-
-def _log_ends(f: Number, result: Number) -> Number:
-    """log at 0, infinity, NaN and below 0."""
-    result = where(f.test("eq", 0.0), -np.inf, result)
-    result = where(f.test("eq", np.inf), np.inf, result)
-    return where(f.g.op("not", bool, f.test("ge", 0.0)), np.nan, result)
+    return e.fma(LN2[0], f + e.fma(LN2[1], y))
 
 
 def log(g: Graph, x: Node) -> Node:
     f = Number(g, x)
     small = f.test("lt", float(np.finfo(np.float64).tiny))
     m, e = _log_parts(where(small, f * 2.0**54, f))
-    return _log_ends(f, _log_of(m, where(small, e - 54.0, e))).node
+    return log_ends(f, _log_of(m, where(small, e - 54.0, e))).node
 
 
 def log1p(g: Graph, x: Node) -> Node:
@@ -111,7 +87,7 @@ def log1p(g: Graph, x: Node) -> Node:
     u = f + 1.0
     m, e = _log_parts(u)
     m = (f - (u - 1.0)).fma(_two_to(-e.do("min", 1022.0)), m)
-    return _log_ends(u, where(f.test("eq", 0.0), f, _log_of(m, e))).node
+    return log_ends(u, where(f.test("eq", 0.0), f, _log_of(m, e))).node
 
 
 def tanh(g: Graph, x: Node) -> Node:
@@ -120,14 +96,6 @@ def tanh(g: Graph, x: Node) -> Node:
     size = f.do("abs")
     t = Number(g, expm1(g, where(size.test("gt", 20.0), 40.0, size + size).node))
     return where(f.test("ne", f), f, (t / (t + 2.0)).do("copysign", f)).node
-
-
-def logistic(g: Graph, x: Node) -> Node:
-    """1 / (1 + e^−x), and e^x / (1 + e^x) below 0, so that nothing overflows."""
-    f = Number(g, x)
-    e = Number(g, exp(g, (-f.do("abs")).node))
-    share = 1.0 / (e + 1.0)
-    return where(f.test("lt", 0.0), e * share, share).node
 
 
 _SIN = (

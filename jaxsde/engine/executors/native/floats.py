@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..scalar.graph import Graph, Node
-from .arithmetic import Number, where
+from .arithmetic import Number, clamped, log_ends, reduced_exp, where
 from .softplus import slope_of_softplus
 
 _F, _I = np.dtype(np.float32), np.dtype(np.int32)
@@ -24,21 +24,8 @@ def _from_bits(g: Graph, bits: Node) -> Number:
     return Number(g, g.op("bitcast", _F, bits))
 
 
-_EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
-_LN2 = (0.693359375, -2.12194440e-4)
-
-
-def reduced_exp(x: Number) -> tuple[Number, Number]:
-    """(n, e^r − 1) with x = n ln 2 + r, |r| ≤ ln 2 / 2."""
-    n = (x * 1.44269504088896341).do("rint")
-    r = n.fma(-_LN2[0], x)
-    r = n.fma(-_LN2[1], r)
-    return n, small_expm1(r)
-
-
-def small_expm1(r: Number) -> Number:
-    """e^r − 1 for |r| ≤ ln 2 / 2."""
-    return (r.polynomial(_EXP) * r).fma(r, r)
+EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
+LN2 = (0.693359375, -2.12194440e-4)
 
 
 def scaled(y: Number, n: Number) -> Number:
@@ -54,17 +41,14 @@ def _two_to(g: Graph, n: Node) -> Number:
 
 def exp(g: Graph, x: Node) -> Node:
     if (v := slope_of_softplus(g, x)) is not None:
-        return logistic(g, v)
-    f = Number(g, x)
-    inside = where(f.test("lt", -104.0), -104.0, where(f.test("gt", 89.0), 89.0, f))  # NaN stays
-    n, p = reduced_exp(inside)
+        return g.op("logistic", x.dtype, v)
+    n, p = reduced_exp(clamped(Number(g, x), -104.0, 89.0), LN2, EXP)
     return scaled(p + 1.0, n).node
 
 
 def expm1(g: Graph, x: Node) -> Node:
     f = Number(g, x)
-    inside = where(f.test("lt", -30.0), -30.0, where(f.test("gt", 89.0), 89.0, f))
-    n, p = reduced_exp(inside)
+    n, p = reduced_exp(clamped(f, -30.0, 89.0), LN2, EXP)
     half = g.op("sar", _I, _integer(n), g.literal(1, _I))
     scale, rest = _two_to(g, half), _two_to(g, g.op("sub", _I, _integer(n), half))
     big = (p * scale * rest) + (scale * rest - 1.0)
@@ -90,16 +74,9 @@ def _log_parts(g: Graph, u: Number) -> tuple[Number, Node]:
 def _log_of(g: Graph, f: Number, e: Number) -> Number:
     square = f * f
     y = f.polynomial(_LOG) * f * square
-    y = e.fma(_LN2[1], y)
+    y = e.fma(LN2[1], y)
     y = square.fma(-0.5, y)
-    return e.fma(_LN2[0], f + y)
-
-
-def _log_ends(f: Number, result: Number) -> Number:
-    """log at 0, infinity, NaN and below 0."""
-    result = where(f.test("eq", 0.0), -np.inf, result)
-    result = where(f.test("eq", np.inf), np.inf, result)
-    return where(f.g.op("not", bool, f.test("ge", 0.0)), np.nan, result)
+    return e.fma(LN2[0], f + y)
 
 
 def log(g: Graph, x: Node) -> Node:
@@ -109,7 +86,7 @@ def log(g: Graph, x: Node) -> Node:
     m, e = _log_parts(g, u)
     shift = g.op("select", _I, small, g.literal(25, _I), g.literal(0, _I))
     exponent = Number(g, g.op("convert", _F, g.op("sub", _I, e, shift)))
-    return _log_ends(f, _log_of(g, m, exponent)).node
+    return log_ends(f, _log_of(g, m, exponent)).node
 
 
 def log1p(g: Graph, x: Node) -> Node:
@@ -120,7 +97,7 @@ def log1p(g: Graph, x: Node) -> Node:
     inverse = _two_to(g, g.op("sub", _I, g.literal(0, _I), g.op("min", _I, e, g.literal(126, _I))))
     m = (f - (u - 1.0)).fma(inverse, m)
     result = _log_of(g, m, Number(g, g.op("convert", _F, e)))
-    return _log_ends(u, where(f.test("eq", 0.0), f, result)).node
+    return log_ends(u, where(f.test("eq", 0.0), f, result)).node
 
 
 _TANH = (-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1)
@@ -130,7 +107,7 @@ def tanh(g: Graph, x: Node) -> Node:
     f = Number(g, x)
     size = f.do("abs")
     doubled = where(size.test("gt", 10.0), 20.0, size + size)
-    n, p = reduced_exp(doubled)
+    n, p = reduced_exp(doubled, LN2, EXP)
     e = (p + 1.0) * _two_to(g, _integer(n))
     large = 1.0 - 2.0 / (e + 1.0)
     large = Number(g, g.op("copysign", _F, large.node, x))
@@ -138,14 +115,6 @@ def tanh(g: Graph, x: Node) -> Node:
     small = (square.polynomial(_TANH) * square).fma(f, f)
     result = where(size.test("lt", 0.625), small, large)
     return where(f.test("ne", f), f, result).node
-
-
-def logistic(g: Graph, x: Node) -> Node:
-    """1 / (1 + e^−x), and e^x / (1 + e^x) below 0, so that nothing overflows."""
-    f = Number(g, x)
-    e = Number(g, exp(g, (-f.do("abs")).node))
-    share = 1.0 / (e + 1.0)
-    return where(f.test("lt", 0.0), e * share, share).node
 
 
 _SIN = (-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1)

@@ -77,12 +77,17 @@ def _pole(x: Number) -> Node:
     return x.g.op("and", bool, x.test("le", 0.0), x.test("eq", x.do("floor")))
 
 
-def digamma(x: Number) -> Number:
-    """Down from 8 on by 1/x + … + 1/(x + 7), in pairs; below 0 by reflection."""
+def _raised(x: Number) -> tuple[Node, Number, Node, Number]:
+    """(whether x is below 0; x, or what it is reflected to; whether that is below 8; that, or what is 8 more)"""
     below = x.test("lt", 0.0)
     r = where(below, 1.0 - x, x)
     few = r.test("lt", 8.0)
-    z = where(few, r + 8.0, r)
+    return below, r, few, where(few, r + 8.0, r)
+
+
+def digamma(x: Number) -> Number:
+    """Down from 8 on by 1/x + … + 1/(x + 7), in pairs; below 0 by reflection."""
+    below, r, few, z = _raised(x)
     inverse = 1.0 / z
     square = inverse * inverse
     value = z.do("log") - inverse.fma(0.5, -(square * square.polynomial(_DIGAMMA)))
@@ -97,10 +102,7 @@ def digamma(x: Number) -> Number:
 
 def log_gamma(x: Number) -> Number:
     """log |Γ(x)|: down from 8 on by the logarithm of x (x + 1) … (x + 7), in pairs; below 0 by reflection."""
-    below = x.test("lt", 0.0)
-    r = where(below, 1.0 - x, x)
-    few = r.test("lt", 8.0)
-    z = where(few, r + 8.0, r)
+    below, r, few, z = _raised(x)
     inverse = 1.0 / z
     series = inverse * (inverse * inverse).polynomial(_LGAMMA)
     value = (z - 0.5) * z.do("log") - z + (series + _HALF_LOG_TWO_PI)

@@ -59,9 +59,10 @@ class Nests:
 
     def buffer(self, size: int, dtype: Any, *, lasts: bool = False) -> Buffer:
         """Memory from now on, or for as long as the code runs if it `lasts`."""
-        self.buffers.append(Buffer(size, dtype, 0 if lasts else self.time, f"%room{len(self.buffers)}"))
-        self.buffers[-1].last = _ALWAYS if lasts else self.time
-        return self.buffers[-1]
+        buffer = Buffer(size, dtype, 0 if lasts else self.time, f"%room{len(self.buffers)}")
+        buffer.last = _ALWAYS if lasts else buffer.last
+        self.buffers.append(buffer)
+        return buffer
 
     def view(self, buffer: Buffer, shape: Sequence[int], offset: int = 0) -> Array:
         return View(buffer, At(offset), contiguous(shape), buffer.dtype).array(shape)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -49,34 +50,32 @@ def convolution(
     while unrolled < len(outer) - 1 and np.prod(window[len(window) - unrolled - 1 :]) <= _UNROLLED:
         unrolled += 1
     looped, flat = outer[: len(outer) - unrolled], outer[len(outer) - unrolled :]
+
+    def step(here: Index, tile: list, body: Body, sums: list[Node], inner: Index, count: int) -> list[Node]:
+        """A tile's sums with what one channel adds, or one place of the window."""
+        group, n, o, *places = here
+        new = list(sums)
+        for rest in itertools.product(*(range(size) for _, size in flat)):
+            i, *at = [*inner, *(At(k) for k in rest)]
+            batch, channel = (n.plus(group, shape[0]), i) if batch_group_count > 1 else (n, i.plus(group, channels))
+            for t, (a, b) in enumerate(tile):
+                spots = [p.plus(b if d == len(places) - 1 else 0).times(s).plus(k, r)
+                         for d, (p, s, k, r) in enumerate(zip(places, strides, at, dilation, strict=True))]  # fmt: skip
+                left = body.entry(x, (batch, channel, *spots))
+                right = body.entry(y, (o.plus(a).plus(group, features), i, *at))
+                new[t] = body.multiplied(left, right, new[t], aval.dtype)
+        return new
+
     nests.time += 1
     for (rows, to), (columns, tp) in itertools.product(regions(features, tile_o), regions(shape[-1], tile_p)):
         middle = [(0, n) for n in shape[2:-1]]
         ranges = [(0, groups), (0, shape[0]), rows, *middle, columns]
-        with nests.loops(ranges, [1, 1, to, *[1] * len(middle), tp]) as (group, n, o, *places):
+        with nests.loops(ranges, [1, 1, to, *[1] * len(middle), tp]) as here:
             tile = list(itertools.product(range(to), range(tp)))
-
-            def step(body: Body, sums: list[Node], inner: Index, count: int, here: tuple = (group, n, o, places), tile: list = tile) -> list[Node]:  # noqa: E501
-                group, n, o, places = here
-                new = list(sums)
-                for rest in itertools.product(*(range(size) for _, size in flat)):
-                    i, *at = [*inner, *(At(k) for k in rest)]
-                    batch, channel = n, i
-                    if batch_group_count > 1:
-                        batch = n.plus(group, shape[0])
-                    else:
-                        channel = i.plus(group, channels)
-                    for t, (a, b) in enumerate(tile):
-                        spots = [p.plus(b if d == len(places) - 1 else 0).times(s).plus(k, r)
-                                 for d, (p, s, k, r) in enumerate(zip(places, strides, at, dilation, strict=True))]  # fmt: skip
-                        left = body.entry(x, (batch, channel, *spots))
-                        right = body.entry(y, (o.plus(a).plus(group, features), i, *at))
-                        new[t] = body.multiplied(left, right, new[t], aval.dtype)
-                return new
-
             *loops, (_, last) = looped
             start = ["zeroinitializer"] * len(tile)
-            sums = summed(nests, loops, last, 1, [kind] * len(tile), start, step, aval.dtype)
+            sums = summed(nests, loops, last, 1, [kind] * len(tile), start, partial(step, here, tile), aval.dtype)
+            group, n, o, *places = here
             body = nests.graph()
             for (a, b), name in zip(tile, sums, strict=True):
                 at = (n, o.plus(a).plus(group, features), *places[:-1], places[-1].plus(b))
@@ -144,7 +143,9 @@ def select_and_scatter_add(
     window_strides: Sequence[int], padding: Sequence[tuple[int, int]], **params: Any,
 ) -> Array:  # fmt: skip
     """The gradient of the extreme of a window: it goes to the first entry that is the extreme."""
-    compare = {"ge": "ge", "le": "le"}[select_prim.name]
+    compare = select_prim.name
+    if compare not in ("ge", "le"):
+        raise Unsupported(f"select_and_scatter_add by {compare}")
     if int(np.prod(window_dimensions)) > _UNROLLED:
         raise Unsupported(f"a window of {int(np.prod(window_dimensions))} entries")
     low = [int(a) for a, _ in padding]
