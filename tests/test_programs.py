@@ -145,11 +145,17 @@ def evidence(p):
 def spectrum(p):
     return sum(jnp.sum(jnp.abs(jnp.fft.rfft(jnp.tile(p, 4) * jnp.cos(k * jnp.arange(16.0)))) ** 2) for k in range(4)) / 50
 
-for loss in (evidence, spectrum):
+def seen(p):
+    matrix = jnp.outer(jnp.tile(p, 3), jnp.tile(p, 3)) + 2 * jnp.eye(12)
+    return jnp.linalg.cholesky(matrix).sum() + jnp.linalg.eigvalsh(matrix).sum()
+
+# in the step, and in what looks at the steps of machine code
+for loss, given in ((evidence, {"executor": "vmap"}), (spectrum, {"executor": "vmap"}),
+                    (lambda p: p @ p, {"statistics": {"seen": js.of(seen, js.Mean())}})):
     chain = js.integrate(js.langevin(js.potential(loss, np.zeros(4)), temperature=1.0), dt=0.001)
     for _ in range(3):
-        run = js.simulate(chain, np.zeros(4), key=js.key(0), chains=1024, steps=8, executor="vmap")
-        assert run.step == 8 and np.isfinite(run.positions).all() and run.positions.std() > 0.01
+        run = js.simulate(chain, np.zeros(4), key=js.key(0), chains=4096, steps=16, **given)
+        assert run.step == 16 and np.isfinite(run.positions).all() and run.positions.std() > 0.01
 print("over")
 """
 

@@ -52,6 +52,9 @@ def begin(
         if not layouts.fits(plan, row_bytes, 0, device):
             raise layouts.too_many(plan, row_bytes, 0, device)
         run = _at_start(chain, cast, x0, words, plan, statistics, every, dtype, executor, stream)
+        if launching.alone(run) and widest > layouts.FEW:
+            widest = layouts.FEW
+            continue
         program_bytes = launching.program_bytes(run)
         if layouts.fits(plan, row_bytes, program_bytes, device):
             return run

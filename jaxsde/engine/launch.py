@@ -63,8 +63,15 @@ def program_bytes(run: Any) -> int:
     """What the compiled program of this run takes for all tiles that are in flight at once, by the compiler's own count."""
     plan, where = run.layout, device()
     shared = (prepared(run.chain, run.stream, run.dtype), dict(run.statistics))
-    program = _compiled(shared, _span(run, 1, False), run, where).program
-    return program.bytes * min(layouts.workers(where.platform), len(plan.tiles))
+    compiled = _compiled(shared, _span(run, 1, False), run, where)
+    return compiled.program.bytes * min(compiled.workers(where), len(plan.tiles))
+
+
+def alone(run: Any) -> bool:
+    """Whether the program of this run takes one tile at a time, which should be small."""
+    where = device()
+    shared = (prepared(run.chain, run.stream, run.dtype), dict(run.statistics))
+    return _compiled(shared, _span(run, 1, False), run, where).program.alone
 
 
 def known_steps(run: Any) -> int | None:
@@ -108,7 +115,7 @@ class _Compiled:
 
     def workers(self, where: Any) -> int:
         """Threads that launch tiles."""
-        return 1 if getattr(self.program, "alone", False) else layouts.workers(where.platform)
+        return 1 if self.program.alone else layouts.workers(where.platform)
 
     def rounds(self, plan: Any, where: Any) -> int:
         """Tiles that a worker runs one after the other."""

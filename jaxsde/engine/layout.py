@@ -17,6 +17,7 @@ import numpy as np
 
 # Numbers that one step of one tile may hold at once on a CPU: about half of a core's second-level cache in float32.
 _CACHE_NUMBERS = 1 << 17
+FEW = 64  # chains of a tile whose operations XLA should not hand to several threads
 _LANES = 16  # a tile is a multiple of this many chains, so that no vector loop has a remainder
 
 

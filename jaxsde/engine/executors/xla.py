@@ -14,7 +14,7 @@ import jax.numpy as jnp
 _SAME_BITS = {"xla_cpu_multi_thread_eigen": False, "xla_cpu_experimental_ynn_fusion_type": ""}
 # A factorisation (LAPACK) or a Fourier transform of many chains runs on one of as many threads as there are cores, and waits
 # there for parts of itself that need another one: when as many such operations run at a time, all wait for ever. So one after
-# the other in a program, and one tile at a time.
+# the other in a program, and one tile at a time, of so few chains that no operation is given to several threads.
 _WAITING = ("@lapack_", "stablehlo.fft", "@ducc_fft")
 _IN_TURN = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
@@ -26,8 +26,8 @@ class Program:
         # JAX keeps what it has compiled for as long as the function lives: this one lives as long as the program.
         own = functools.partial(function, **static)
         lowered = jax.jit(own).lower(*arguments)
-        self.alone = platform == "cpu" and any(word in lowered.as_text() for word in _WAITING)
-        self.call = compiled(lowered, platform, _IN_TURN if self.alone else {})
+        self.alone = waits(lowered, platform)
+        self.call = compiled(lowered, platform, self.alone)
 
     def bind(self, shared: tuple, words: Any, span: Any) -> Callable[[tuple, Any], Any]:
         return lambda ids, tile: self.call(*shared, words, ids, span, tile)
@@ -43,9 +43,15 @@ def memory_bytes(memory: Any) -> int:
     return memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
 
 
-def compiled(lowered: Any, platform: str, more: dict[str, Any] | None = None) -> Any:
-    """The program, compiled so that a chain's bits do not depend on the chains beside it; with more options, where they exist."""
-    options = _SAME_BITS | (more or {}) if platform == "cpu" else {}
+def waits(lowered: Any, platform: str) -> bool:
+    """Whether a program has operations of which two at a time may wait for ever."""
+    text = lowered.as_text() if platform == "cpu" else ""
+    return any(word in text for word in _WAITING)
+
+
+def compiled(lowered: Any, platform: str, alone: bool) -> Any:
+    """The program, compiled so that a chain's bits do not depend on the chains beside it; `alone`: one operation at a time."""
+    options = _SAME_BITS | (_IN_TURN if alone else {}) if platform == "cpu" else {}
     try:
         return lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:

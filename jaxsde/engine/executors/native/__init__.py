@@ -22,7 +22,7 @@ from ..scalar import Unsupported, block
 from ..scalar.graph import CHAIN, TooLarge, ordered
 from ..scalar.plans import Plans
 from ..tile import Span, Tile, divergence_limit, number, observe
-from ..xla import compiled, memory_bytes
+from ..xla import compiled, memory_bytes, waits
 from . import build, examples, kernel, loops, memory
 from .functions import FUNCTIONS
 from .looks import Looking, looks
@@ -195,6 +195,7 @@ class Program:
         self._tables: list[np.ndarray] = []
         each = plan.dim * self.dtype.itemsize
         self.look, self.looks, self.bytes = None, None, 4 * each * self.lanes
+        self.alone = False  # as far as the code goes; statistics that XLA looks after may be
         self.samples, self.part = 1, self.lanes  # of the buffer, and chains that fill it
         if statistics:
             x = jax.ShapeDtypeStruct((plan.dim,), self.dtype)
@@ -211,7 +212,9 @@ class Program:
             ]
             jitted = jax.jit(functools.partial(_look, every=every, rows=rows))
             held = self._rest(tile.accumulators)
-            self.look = compiled(jitted.lower(chain, rest, held, span.clock, *shapes), "cpu")
+            lowered = jitted.lower(chain, rest, held, span.clock, *shapes)
+            self.alone = waits(lowered, "cpu")
+            self.look = compiled(lowered, "cpu", self.alone)
             analysis = self.look.memory_analysis()
             self.bytes += memory_bytes(analysis) if analysis is not None else 0
 
