@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..scalar.graph import Graph, Node
+from ..scalar.graph import CONSTANT, Graph, Node
 from .writer import Writer
 
 _WORD, _LOW = np.dtype(np.uint32), (1 << 32) - 1
@@ -79,10 +79,12 @@ class Words:
             same = f"splat (i64 {int(node.value)})"
             return Halves(same, same)
         if not node.wide:
+            keep = node.rate == CONSTANT and out.register < 512
+            out = self.printer.preamble if keep else out
             wider = out.let(f"zext i32 {use(node, False)} to i64")
-            first = out.let(f"insertelement {self.kind} poison, i64 {wider}, i64 0")
-            zeros = f"<{self.lanes // 2} x i32> zeroinitializer"
-            same = out.let(f"shufflevector {self.kind} {first}, {self.kind} poison, {zeros}")
+            same = out.splat("i64", wider, self.lanes // 2)
+            if keep:
+                self.halves[node.number] = Halves(same, same)
             return Halves(same, same)
         even = place.let(f"bitcast {self.whole} {use(node, True)} to {self.kind}")
         self.halves[node.number] = Halves(even, place.let(_SHIFTED.format(even, kind=self.kind)))

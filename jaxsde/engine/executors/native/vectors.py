@@ -86,6 +86,8 @@ class Printer:
         if not wide or node.wide:
             return name
         out = self.body if out is None else out
+        if out is self.body and node.rate == CONSTANT and node.op != "entry" and out.register < 512:
+            out = self.preamble
         spread = self.splats.setdefault(out, {})
         if node.number not in spread:
             spread[node.number] = out.splat(scalar, name)
