@@ -175,9 +175,19 @@ class _Kernel:
         wait, slot = "%wait", "%slot"
         for j, position in enumerate(steps.positions):
             at = self._need(self.fast_printer, position)
-            due = b.let(f"icmp eq i64 {wait}, 1")
-            wait, slot = self._sample(f"fast{j}", due, at, slot, wait, None)
-        return self._need(self.fast_printer, steps.after), wait, slot
+            b.line(f"br label %fast{j}.test")
+            b.label(f"fast{j}.test")
+            b.line(f"br i1 {b.let(f'icmp eq i64 {wait}, {j + 1}')}, label %fast{j}.sample, label %fast{j}.next")
+            b.label(f"fast{j}.sample")
+            self._write(slot, at, None)
+            later, following = b.let(f"add i64 {wait}, %every"), b.let(f"add i64 {slot}, 1")
+            b.line(f"br label %fast{j}.next")
+            b.label(f"fast{j}.next")
+            wait, slot = (
+                b.let(f"phi i64 [ {old}, %fast{j}.test ], [ {new}, %fast{j}.sample ]")
+                for old, new in ((wait, later), (slot, following))
+            )
+        return self._need(self.fast_printer, steps.after), b.let(f"sub i64 {wait}, {steps.length}"), slot
 
     def _masked(self, known: dict[str, list[str]]) -> tuple[list[str], str, str, str, str]:
         """The same step by step: a step that is not of this launch, or that a chain does not survive, is not taken."""
@@ -193,29 +203,24 @@ class _Kernel:
             at = self._need(printer, position)
             living = self._need(printer, [steps.alives[j]])[0]
             due = b.let(f"and i1 {going[j]}, {b.let(f'icmp eq i64 {wait}, 1')}")
-            after, slot = self._sample(f"masked{j}", due, at, slot, wait, living)
+            b.line(f"br i1 {due}, label %masked{j}.sample, label %masked{j}.next")
+            b.label(f"masked{j}.sample")
+            self._write(slot, at, living)
+            b.line(f"br label %masked{j}.next")
+            b.label(f"masked{j}.next")
+            after = b.let(f"select i1 {due}, i64 %every, i64 {b.let(f'sub i64 {wait}, 1')}")
             wait = b.let(f"select i1 {going[j]}, i64 {after}, i64 {wait}")
+            slot = b.let(f"add i64 {slot}, {b.let(f'zext i1 {due} to i64')}")
         assert steps.survived is not None
         alive, survived = self._need(printer, [steps.alive, steps.survived])
         return self._need(printer, steps.after), alive, survived, wait, slot
 
-    def _sample(
-        self, label: str, due: str, values: list[str], slot: str, wait: str, living: str | None
-    ) -> tuple[str, str]:
-        """Writes the positions if they are due; the new wait and the new slot."""
-        b = self.body
-        less = b.let(f"sub i64 {wait}, 1")
-        new_wait = b.let(f"select i1 {due}, i64 %every, i64 {less}")
-        new_slot = b.let(f"add i64 {slot}, {b.let(f'zext i1 {due} to i64')}")
-        b.line(f"br i1 {due}, label %{label}.sample, label %{label}.next")
-        b.label(f"{label}.sample")
+    def _write(self, slot: str, values: list[str], living: str | None) -> None:
+        """A sample: the positions, and which chains live (all, if nothing is said)."""
         sample = self.seen.sample(slot)
         for d, value in enumerate(values):
             self.seen.component(sample, str(d), value)
         self.seen.living(sample, "splat (i1 true)" if living is None else living)
-        b.line(f"br label %{label}.next")
-        b.label(f"{label}.next")
-        return new_wait, new_slot
 
     def _need(self, printer: Printer, nodes: list[Node]) -> list[str]:
         names = printer.need(nodes)

@@ -133,6 +133,10 @@ class Printer:
             place = out.let(f"getelementptr {TYPES[dtype.name]}, ptr {self.table(leaf)}, i64 {index}")
             place = out.let(f"getelementptr {TYPES[dtype.name]}, ptr {place}, i64 {static}")
             return out.let(f"load {TYPES[dtype.name]}, ptr {place}, !invariant.load !0")
+        if wide and (tested := _tested_bit(out, node)) is not None:
+            x, bit = tested
+            high = out.let(f"shl {out.vector('i32')} {self._operand(out, x, wide)}, splat (i32 {31 - bit})")
+            return out.let(f"icmp {'slt' if op == 'ne' else 'sge'} {out.vector('i32')} {high}, zeroinitializer")
         kind = out.vector(TYPES[dtype.name]) if wide else TYPES[dtype.name]
         args = [self._operand(out, a, wide) for a in node.args if isinstance(a, Node)]
         first = node.args[0].dtype if node.args and isinstance(node.args[0], Node) else dtype
@@ -178,6 +182,20 @@ class Printer:
             index = out.let(f"load i32, ptr {out.at('i32', indices, i)}")
             found.append(out.at(scalar, self.table(leaf), out.let(f"sext i32 {index} to i64")))
         return found
+
+
+def _tested_bit(out: Writer, node: Node) -> tuple[Node, int] | None:
+    """The word and the bit of it whose being set is asked for, where a register's sign chooses between two others (AVX2, where it
+    is a shift; a comparison costs two)."""
+    if node.op not in ("eq", "ne") or not out.halves or out.register >= 512:
+        return None
+    masked, zero = node.args
+    if masked.op != "and" or masked.dtype.itemsize != 4 or zero.op != "literal" or int(zero.value) != 0:
+        return None
+    x, mask = masked.args
+    if mask.op != "literal" or not x.wide or int(mask.value).bit_count() != 1:
+        return None
+    return x, int(mask.value).bit_length() - 1
 
 
 def _emit(
