@@ -82,11 +82,11 @@ def small_expm1(r: Number, series: tuple[float, ...]) -> Number:
     return (r.polynomial(series) * r).fma(r, r)
 
 
-def reduced_exp(x: Number, ln2: tuple[float, float], series: tuple[float, ...]) -> tuple[Number, Number]:
-    """(n, e^r − 1) with x = n ln 2 + r, |r| ≤ ln 2 / 2; ln 2 in two parts."""
-    n = (x * 1.4426950408889634).do("rint")
-    r = n.fma(-ln2[0], x)
-    r = n.fma(-ln2[1], r)
+def reduced_exp(x: Number, ln2: tuple[float, ...], series: tuple[float, ...]) -> tuple[Number, Number]:
+    """(n, e^r − 1) with x = n ln 2 + r, |r| ≤ ln 2 / 2; ln 2 in parts."""
+    n, r = (x * 1.4426950408889634).do("rint"), x
+    for part in ln2:
+        r = n.fma(-part, r)
     return n, small_expm1(r, series)
 
 

@@ -100,21 +100,16 @@ def log1p(g: Graph, x: Node) -> Node:
     return log_ends(u, where(f.test("eq", 0.0), f, result)).node
 
 
-_TANH = (-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1)
-
-
 def tanh(g: Graph, x: Node) -> Node:
+    """e / (e + 2) with e = exp(2|x|) − 1, which is small where x is: one formula for all x. (Where n is not 0 that e is large,
+    so that ln 2 in one part is exact enough.)"""
     f = Number(g, x)
     size = f.do("abs")
     doubled = where(size.test("gt", 10.0), 20.0, size + size)
-    n, p = reduced_exp(doubled, LN2, EXP)
-    e = (p + 1.0) * _two_to(g, _integer(n))
-    large = 1.0 - 2.0 / (e + 1.0)
-    large = Number(g, g.op("copysign", _F, large.node, x))
-    square = f * f
-    small = (square.polynomial(_TANH) * square).fma(f, f)
-    result = where(size.test("lt", 0.625), small, large)
-    return where(f.test("ne", f), f, result).node
+    n, p = reduced_exp(doubled, (np.log(2),), EXP)
+    scale = _two_to(g, _integer(n))
+    e = p.fma(scale, scale - 1.0)
+    return g.op("copysign", _F, (e / (e + 2.0)).node, x)
 
 
 _SIN = (-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1)

@@ -205,7 +205,7 @@ def dot_general(
     batch = [x.shape[int(d)] for d in bx]
     shape = (*batch, *rows, *columns)
     depth = left.shape[2]
-    if depth <= _ROUNDS:  # so few products: a formula
+    if depth <= _ROUNDS and min(left.shape[1], right.shape[1]) == 1:  # so few products: a formula
         left, right = (nests.ready(a) for a in (left, right))
 
         def parts(i: Index) -> Parts:
@@ -251,6 +251,9 @@ def tiles(m: int, n: int, x_uniform: bool, y_uniform: bool, registers: int) -> t
         many = _even(shared, min(12, registers // few))
         return (many, few) if x_uniform else (few, many)
     side = max(1, int(np.sqrt(registers)) - 1)
+    if side == 1:  # one of a column with many of a row, which the multiplications read where they lie
+        long = max(1, registers - 2)
+        return (_even(m, long), 1) if min(m, long) >= min(n, long) else (1, _even(n, long))
     tm = _even(m, side)
     return tm, _even(n, registers // tm - 2 if tm < side else side)
 
