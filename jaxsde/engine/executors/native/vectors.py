@@ -56,6 +56,13 @@ class Printer:
         self.indices: dict[int, str] = {}  # where those of rows are kept
         self.words = Words(graph, body.lanes, self) if body.halves else None
         self.examples = Examples(graph, self)
+        # Constants that are made once and kept in memory, as the entries of arrays are: there may be hundreds.
+        self.kept_apart: dict[Node, str] = {}
+        for kind in {node.dtype for node in graph.coefficients}:
+            apart = [n for n in graph.coefficients if n.dtype == kind and n.op not in ("literal", "entry")]
+            scalar = TYPES[kind.name]
+            room = scratch(scalar, len(apart)) if apart else ""
+            self.kept_apart |= {n: preamble.at(scalar, room, i) for i, n in enumerate(sorted(apart, key=lambda n: n.number))}
         for node in graph.nodes.values():
             if node.op == "row":
                 self.rows.setdefault((node.args[0], node.args[1].number, node.dtype), []).append(node)
@@ -82,10 +89,13 @@ class Printer:
             return f"splat ({scalar} {constant(node)})" if wide else constant(node)
         if self.words is not None and node.number not in self.names:
             self.names[node.number] = self.words.together(node)
-        name = self.names[node.number]
+        name, spot = self.names[node.number], self.kept_apart.get(node)
+        out = self.body if out is None else out
+        if spot is not None:
+            name = out.let(f"load {scalar}, ptr {spot}")
+            return out.splat(scalar, name) if wide else name
         if not wide or node.wide:
             return name
-        out = self.body if out is None else out
         if out is self.body and node.rate == CONSTANT and node.op != "entry" and out.register < 512:
             out = self.preamble
         spread = self.splats.setdefault(out, {})
@@ -104,6 +114,11 @@ class Printer:
             return self.examples.print(node)
         if self.words is not None and node.wide and self.words.takes(node):
             return self.words.print(node)
+        if node in self.kept_apart:
+            place, scalar = self.kept_apart[node], TYPES[node.dtype.name]
+            self.preamble.line(f"store {scalar} {self._operation(self.preamble, node, False)}, ptr {place}")
+            self.names[node.number] = ""
+            return None
         # an entry is read where it is used: the compiler folds the load into the arithmetic
         out = self.body if node.op == "entry" else self.place(node)
         self.names[node.number] = self._operation(out, node, node.wide)

@@ -118,7 +118,7 @@ def _dot_general(g: Graph, avals: list, x: Any, y: Any, *, dimension_numbers: An
     dtype = avals[0].dtype
     out = np.empty((b, m, n), object)
     for i, j, k in itertools.product(range(b), range(m), range(n)):
-        out[i, j, k] = g.total(zip(left[i, j], right[i, k], strict=True), dtype)
+        out[i, j, k] = g.total(zip(left[i, j], right[i, k], strict=True), dtype, b * m * n)
     return [out.reshape([*batch, *rows, *columns])]
 
 

@@ -85,6 +85,8 @@ class Graph:
         self.limit = limit
         self.nodes: dict[tuple, Node] = {}
         self.arguments: dict[tuple[str, int], Node] = {}
+        self.sums: dict[int, list[Any]] = {}  # the terms of a sum
+        self.coefficients: set[Node] = set()  # made of what is constant, for `_joined`
 
     def argument(self, name: str, node: Node) -> Node | None:
         """x where `node` was made as the function `name` of x."""
@@ -188,6 +190,9 @@ class Graph:
         if name == "div" and known[1] and not known[0] and _power_of_two(args[1].value):
             return self.op("mul", dtype, args[0], self.literal(1 / args[1].value, dtype))
         if name == "fma":
+            for factor, x in (args[:2], args[1::-1]):
+                if x.number in self.sums and (joined := self._joined(factor, x, args[2], dtype)) is not None:
+                    return joined
             if any(one[:2]):
                 return self._node("add", dtype, (args[1 - one.index(True)], args[2]), _rate(args))
             return self.op("mul", dtype, *args[:2]) if zero[2] else None
@@ -198,6 +203,10 @@ class Graph:
         if name not in ("add", "sub"):
             return None
         x, y = args
+        if y.number in self.sums:
+            sign = self.literal(1 if name == "add" else -1, dtype)
+            if (joined := self._joined(sign, y, x, dtype)) is not None:
+                return joined
         rate = x.rate | y.rate
         if y.op == "mul" and y.rate == rate:
             factor = y.args[0] if name == "add" else self.op("neg", dtype, y.args[0])
@@ -206,21 +215,46 @@ class Graph:
             return self.op("fma", dtype, *x.args, y if name == "add" else self.op("neg", dtype, y))
         return None
 
-    def total(self, terms: Iterable[Any], dtype: Any) -> Node:
-        """The sum of terms, each a node or a pair of factors, in one fixed order: four interleaved sums when
-        there are many, so that one addition need not wait for the last."""
-        terms = list(terms)
+    def _joined(self, factor: Node, x: Node, y: Node, dtype: np.dtype) -> Node | None:
+        """factor · x + y as one sum, where both are sums over the same times constants: H φ + Hᵀ φ, which `jax.grad` makes of
+        φᵀ H φ. What is constant is added once."""
+        if factor.rate != CONSTANT or y.number not in self.sums:
+            return None
+        ours, theirs = (self._factors(self.sums[n.number], dtype) for n in (x, y))
+        if ours is None or theirs is None or ours.keys() != theirs.keys():
+            return None
+        joined = {v: self.op("fma", dtype, factor, a, theirs[v]) for v, a in ours.items()}
+        self.coefficients |= set(joined.values())
+        return self.total(joined.items(), dtype, len(ours))
+
+    def _factors(self, terms: list[Any], dtype: np.dtype) -> dict[Node, Node] | None:
+        """The constant that each term is multiplied with: of a multiple, by a literal, the whole."""
+        found: dict[Node, Node] = {}
+        for term in terms:
+            if isinstance(term, Node) or (term[0].rate == CONSTANT) == (term[1].rate == CONSTANT):
+                return None
+            a, x = term if term[0].rate == CONSTANT else term[::-1]
+            while x.op == "mul" and any(v.op == "literal" for v in x.args):
+                factor, x = x.args if x.args[0].op == "literal" else x.args[::-1]
+                a = self.op("mul", dtype, a, factor)
+            found[x] = a if x not in found else self.op("add", dtype, found[x], a)
+        return found
+
+    def total(self, terms: Iterable[Any], dtype: Any, beside: int = 1) -> Node:
+        """The sum of terms, each a node or a pair of factors, in one fixed order: four interleaved sums when there are many, so
+        that one addition need not wait for the last, unless so many are made `beside` each other that others fill the time."""
+        terms, dtype = list(terms), np.dtype(dtype)
         if not terms:
             return self.literal(0, dtype)
-        if "total" in self.functions and (whole := self.functions["total"](self, terms, np.dtype(dtype))) is not None:
+        if "total" in self.functions and (whole := self.functions["total"](self, terms, dtype)) is not None:
             return whole
-        lanes = 4 if len(terms) >= 8 else 1
+        lanes = 4 if len(terms) >= (16 if beside >= 4 else 8) else 1
         sums: list[Node | None] = [None] * lanes
         for i, term in enumerate(terms):
             before = sums[i % lanes]
             if isinstance(term, Node):
                 sums[i % lanes] = term if before is None else self.op("add", dtype, before, term)
-            elif before is None or np.dtype(dtype).kind != "f":
+            elif before is None or dtype.kind != "f":
                 product = self.op("mul", dtype, *term)
                 sums[i % lanes] = product if before is None else self.op("add", dtype, before, product)
             else:
@@ -228,6 +262,8 @@ class Graph:
         while len(sums) > 1:
             sums = [self.op("add", dtype, sums[i], sums[i + 1]) for i in range(0, len(sums), 2)]
         assert sums[0] is not None
+        if len(terms) > 3 and dtype.kind == "f":
+            self.sums[sums[0].number] = terms
         return sums[0]
 
 
