@@ -124,7 +124,7 @@ def keys(file: str, variable: str) -> tuple[str, ...]:
     table = _assigned(ast.parse(path.read_text(encoding="utf-8")), variable)
     if not isinstance(table, ast.Dict):
         raise ValueError(f"{file}: {variable} must be a literal dict")
-    return tuple(ast.literal_eval(table))
+    return tuple(ast.literal_eval(key) for key in table.keys if key is not None)
 
 
 def check(parameter: Parameter, value: Any) -> str | None:

@@ -78,7 +78,7 @@ class Run:
     target: Annotated[Text, flag(metavar="NAME|N", help="the column of that file to predict (the last)")] = None
     device: Annotated[Text, flag(metavar="NAME", help="auto, cpu or gpu")] = None
     dtype: Annotated[Text, flag(metavar="NAME", help="float32 or float64")] = None
-    stream: Annotated[Text, flag(metavar="NAME", help="cipher of the draws: philox4x32-10 or philox4x32-7")] = None
+    stream: Annotated[Text, flag(metavar="NAME", help="stream of the draws: xoshiro128+ or philox4x32-10")] = None
     max_diverged: Annotated[Text, flag(metavar="X", help="fraction of chains that may diverge (0.1)")] = None
     plugin: Annotated[Text, flag(metavar="FILE", help="a Python file with your own loss; it is run")] = None
     asserts: Annotated[
@@ -147,7 +147,7 @@ class Sweep:
     loss: Annotated[Text, flag(metavar="NAME", help="a loss or potential of jaxsde list")] = None
     data: Annotated[Text, flag(metavar="NAME|FILE", help="a data set, or a .csv, .tsv or .npz file")] = None
     target: Annotated[Text, flag(metavar="NAME|N", help="the column of that file to predict (the last)")] = None
-    stream: Annotated[Text, flag(metavar="NAME", help="cipher of the draws: philox4x32-10 or philox4x32-7")] = None
+    stream: Annotated[Text, flag(metavar="NAME", help="stream of the draws: xoshiro128+ or philox4x32-10")] = None
     force: Annotated[bool, flag(help="write into a folder that is not empty")] = False
     json: Json = False
     debug: Debug = False

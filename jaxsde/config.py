@@ -87,7 +87,7 @@ _BOUNDS = {
 _WORDS = {
     "device": ("auto", "cpu", "gpu"),
     "dtype": ("float32", "float64"),
-    "stream": keys("random/__init__.py", "STREAMS"),
+    "stream": keys("random/streams.py", "STREAMS"),
     "sgd.sampling": (*SAMPLINGS, *SURROGATES),
     "sde.integrator": tuple(catalogue("integrators")),
 }

@@ -77,7 +77,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     groups: int = 32
     device: str = "auto"
     dtype: str = "float32"
-    stream: str = "philox4x32-10"
+    stream: str = "xoshiro128+"
     max_diverged: float = 0.1
     data: Data | None = None
     loss: Loss = Loss()

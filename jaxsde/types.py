@@ -38,7 +38,7 @@ class Draws(NamedTuple):
     # population // indices steps, each step taking the next `indices` of it. once: one permutation, read round and round.
     # cyclic: 0, 1, 2, … read round and round.
     scheme: Literal["independent", "distinct", "epoch", "once", "cyclic"] = "independent"
-    rounds: int = 10  # of the cipher that all this is drawn from; a run sets it by the name of its stream
+    stream: str = "xoshiro128+"  # that all this is drawn from; a run sets it
 
 
 class Drawn(NamedTuple):

@@ -152,7 +152,7 @@ def imitation(
     estimates["sde"]["note"] = "narrower boxes would do better"
     fit = float(np.trace(hessian @ arrays["sgd_cov"]) / d)
     result: dict[str, Any] = {
-        "ok": True, "experiment": "diabetes-squared_error", "seed": seed, "device": "cpu", "executor": "vmap", "stream": "philox4x32-10",
+        "ok": True, "experiment": "diabetes-squared_error", "seed": seed, "device": "cpu", "executor": "vmap", "stream": "xoshiro128+",
         "chains": chains, "steps": steps, "learning_rate": ETA, "batch_size": 1,
         "temperature": {"fit": {"value": fit, "low": fit * 0.99, "high": fit * 1.01}, "predicted": predicted},
         "kl": estimates | {"sgd_vs_sde": {"value": 0.0004, "low": 0.0, "high": 0.0011, "estimator": "histogram"}},
@@ -174,6 +174,6 @@ def imitation(
         },
         "diverged": {"sgd": 0, "sde": 0, "frozen": 0, "langevin": 0}, "chain_steps_per_second": 1.9e8,
         "files": ["config.toml", "arrays.npz", "result.json"],
-        "versions": {"jaxsde": "0.1.0", "jax": "0.10.2", "numpy": np.__version__, "draws": "philox4x32-10/2"},
+        "versions": {"jaxsde": "0.1.0", "jax": "0.10.2", "numpy": np.__version__, "draws": "xoshiro128+/2"},
     }  # fmt: skip
     return {name: np.asarray(value) for name, value in arrays.items()}, result

@@ -57,7 +57,7 @@ def test_the_declared_size_is_the_number_of_parameters(name, features, classes):
 
 
 def test_the_streams_are_those_of_the_engine():
-    assert keys("random/__init__.py", "STREAMS") == tuple(STREAMS)
+    assert keys("random/streams.py", "STREAMS") == tuple(STREAMS)
     assert Experiment().stream == next(iter(STREAMS))
     with pytest.raises(ValueError, match="LAYOUT must be a literal dict"):
         keys("random/__init__.py", "LAYOUT")

@@ -186,7 +186,8 @@ def test_the_code_compiles_for_other_processors(name):
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     machine, word = PROCESSORS[name]
-    module = llvm.parse_assembly(kernel.source(*plan(js.sgd(case("logistic", 30), learning_rate=0.05, batch_size=4)).graphs.near, 16, machine))
+    graphs = plan(js.sgd(case("logistic", 30), learning_rate=0.05, batch_size=4)).graphs
+    module = llvm.parse_assembly(kernel.source(*graphs.near, graphs.begin(True), 16, machine))
     module.verify()
     maker = llvm.Target.from_triple(machine.triple).create_target_machine(machine.name, opt=3, reloc="pic", codemodel="small")
     assert word in maker.emit_assembly(module)

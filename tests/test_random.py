@@ -55,16 +55,46 @@ def philox(counter, key, rounds=10):
     return a, b, c, d
 
 
-def words_of_step(key, purpose, chain, step, count, served=1):
-    """The `count` words that one step of one chain owns; or, of a group of words, the steps that it serves."""
-    sharing = 4 // count if count <= 2 else 1
+def xoshiro(state, count):
+    """xoshiro128+, as its authors' C code has it."""
+    s, out = list(state), []
+    for _ in range(count):
+        out.append((s[0] + s[3]) % WORD)
+        t = (s[1] << 9) % WORD
+        s[2] ^= s[0]
+        s[3] ^= s[1]
+        s[1] ^= s[2]
+        s[0] ^= s[3]
+        s[2] ^= t
+        s[3] = (s[3] << 11) % WORD | s[3] >> 21
+    return out
+
+
+def call_of_step(key, purpose, chain, step, count, served=1, stream="xoshiro128+"):
+    """All words of the call that one step of one chain, of `count` words, takes part in, and where its own begin. A call gives
+    four, or sixteen normals and indices where the four are the state of a xoshiro128+."""
+    long = stream == "xoshiro128+" and purpose in (random.Purpose.NOISE, random.Purpose.INDICES)
+    rounds, per = 7 if stream == "xoshiro128+" else 10, 16 if long else 4
+    sharing = shared(count, per) if count <= 4 else 1
     out = []
-    for lane in range(-(-count // 4)):
+    for lane in range(-(-count // per)):
         lane_key = philox((lane, purpose, sharing * served, 0x6A617873), key)[:2]
         call = step // sharing
-        out += philox((chain % WORD, chain // WORD, call % WORD, call // WORD), lane_key)
-    start = step % sharing * count
-    return out[start : start + count]
+        words = philox((chain % WORD, chain // WORD, call % WORD, call // WORD), lane_key, rounds)
+        out += xoshiro(words, per) if long else words
+    return out, step % sharing * count
+
+
+def words_of_step(key, purpose, chain, step, count, served=1, stream="xoshiro128+"):
+    """The `count` words that one step of one chain owns; or, of a group of words, the steps that it serves."""
+    words, start = call_of_step(key, purpose, chain, step, count, served, stream)
+    return words[start : start + count]
+
+
+def normals_of_step(key, chain, step, count, stream="xoshiro128+"):
+    """Two of each pair of words, of which a step may own one."""
+    words, start = call_of_step(key, random.Purpose.NOISE, chain, step, count, stream=stream)
+    return np.ravel([exact_normals(*words[i : i + 2]) for i in range(0, len(words), 2)])[start : start + count]
 
 
 def shared(count, per):
@@ -72,18 +102,18 @@ def shared(count, per):
     return max((2**k for k in range(6) if 2**k * count <= per), default=1)
 
 
-def exact_signs(key, chain, step, count):
+def exact_signs(key, chain, step, count, stream="xoshiro128+"):
     """The bits of a group's word, from the lowest on."""
     m = shared(count, 32)
-    words = words_of_step(key, random.Purpose.SIGNS, chain, step // m, -(-count // 32), m)
+    words = words_of_step(key, random.Purpose.SIGNS, chain, step // m, -(-count // 32), m, stream)
     places = [step % m * count + j for j in range(count)]
     return [1 - 2 * (words[i // 32] >> i % 32 & 1) for i in places]
 
 
-def exact_three_point(key, chain, step, count):
+def exact_three_point(key, chain, step, count, stream="xoshiro128+"):
     """The digits in base 6 of a group's 64 bits, from the highest on."""
     m = shared(count, 8)
-    words = words_of_step(key, random.Purpose.THREE_POINT, chain, step // m, 2 * -(-count // 8), m)
+    words = words_of_step(key, random.Purpose.THREE_POINT, chain, step // m, 2 * -(-count // 8), m, stream)
     places = [step % m * count + j for j in range(count)]
     bits = [words[i // 8 * 2] * WORD + words[i // 8 * 2 + 1] for i in places]
     digits = [x * 6 ** (i % 8) % 2**64 * 6 // 2**64 for x, i in zip(bits, places, strict=True)]
@@ -156,19 +186,37 @@ def test_agrees_with_integers_everywhere():
         np.testing.assert_array_equal(got.T, want)
 
 
-def test_layout_of_the_counter():
-    """Chain and step count with all 64 bits, lanes beyond four words, and purposes apart."""
+def test_xoshiro_of_its_authors():
+    """What their C code makes of the state 1, 2, 3, 4, and any word of it, in both implementations."""
+    known = [5, 12295, 25178119, 27286542, 39879690, 1140358681, 3276312097, 4110231701, 399823256, 2144435200]
+    assert xoshiro((1, 2, 3, 4), 10) == known
+    states = np.random.default_rng(2).integers(0, WORD, (4, 50), dtype=np.uint64).astype(np.uint32)
+    words, after = random.burst(tuple(states), 11)
+    np.testing.assert_array_equal(words.T, [xoshiro(map(int, s), 11) for s in states.T])
+    np.testing.assert_array_equal(random.burst(after, 5)[0].T, [xoshiro(map(int, s), 16)[11:] for s in states.T])
+
+
+@pytest.mark.parametrize("stream", random.STREAMS)
+def test_layout_of_the_counter(stream):
+    """Chain and step count with all 64 bits, lanes beyond what a call gives, and purposes apart."""
     chains, key = [0, 5, 2**32 + 5, 2**64 - 1], (0, 3)
     for step in (0, 3, 2**32 - 1, 2**40 + 2, 2**64 - 1):
-        drawn = block(EVERYTHING, step, 1, chains)
+        drawn = block(EVERYTHING._replace(stream=stream), step, 1, chains)
         for c, chain in enumerate(chains):
-            noise = words_of_step(key, random.Purpose.NOISE, chain, step, 4)  # three normals take a whole call
-            pairs = [*exact_normals(*noise[:2]), *exact_normals(*noise[2:])]
-            np.testing.assert_allclose(drawn.normals[0, :, c], pairs[:3], atol=1e-6)
-            np.testing.assert_array_equal(drawn.signs[0, :, c], exact_signs(key, chain, step, 37))
-            np.testing.assert_allclose(drawn.three_point[0, :, c], exact_three_point(key, chain, step, 2), rtol=1e-7)
-            w = words_of_step(key, random.Purpose.INDICES, chain, step, 4)
+            np.testing.assert_allclose(drawn.normals[0, :, c], normals_of_step(key, chain, step, 3, stream), atol=1e-6)
+            np.testing.assert_array_equal(drawn.signs[0, :, c], exact_signs(key, chain, step, 37, stream))
+            np.testing.assert_allclose(drawn.three_point[0, :, c], exact_three_point(key, chain, step, 2, stream), rtol=1e-7)
+            w = words_of_step(key, random.Purpose.INDICES, chain, step, 4, stream=stream)
             assert list(drawn.indices[0, :, c]) == [(w[i] * WORD + w[i + 1]) * 7 // 2**64 for i in (0, 2)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 5, 16, 17, 40])
+def test_layout_of_long_calls(count):
+    """Steps of up to four words share sixteen; a longer one has its own, sixteen to a lane."""
+    draws, start, chain, key = Draws(normals=count), 2**32 - 9, 2**33 + 1, (0, 3)
+    drawn = block(draws, start, 40, [chain]).normals[..., 0]
+    for t in (start, start + 1, start + 6, start + 39):
+        np.testing.assert_allclose(drawn[t - start], normals_of_step(key, chain, t, count), atol=1e-6)
 
 
 @pytest.mark.parametrize("count", [1, 3, 8, 9, 17, 33, 70])

@@ -83,10 +83,10 @@ def test_indices_of_large_populations(n):
     assert p_value(words % (3 * 2**29) * 48 // (3 * 2**29), 48) < ALPHA
 
 
-@pytest.mark.parametrize("b, rounds", [(1, 10), (2, 10), (4, 10), (1, 7), (4, 7)])
-def test_indices_are_independent(b, rounds):
+@pytest.mark.parametrize("b, stream", [(b, s) for s in random.STREAMS for b in (1, 2, 4, 9)])
+def test_indices_are_independent(b, stream):
     """Pairs across chain, step and lane fill all 100 cells evenly."""
-    drawn = draw(Draws(indices=b, population=10, rounds=rounds), 64, 8192).indices
+    drawn = draw(Draws(indices=b, population=10, stream=stream), 64, 8192).indices
     pairs = {
         "chain": (drawn[..., 1::2], drawn[..., ::2]),
         "step": (drawn[1::2], drawn[::2]),
@@ -290,9 +290,9 @@ def score(products, sd=1.0):
 LAGS = (1, 2, 3, 4, 7, 8, 15, 16, 31, 32, 33, 64, 128)  # of steps: the same word, the same call, and beyond
 
 
-@pytest.mark.parametrize("count, rounds", [(1, 10), (3, 10), (10, 10), (40, 10), (1, 7), (10, 7)])
-def test_signs_are_fair_and_independent(count, rounds):
-    drawn = draw(Draws(signs=count, rounds=rounds), 192, 1024).signs
+@pytest.mark.parametrize("count, stream", [(c, s) for s in random.STREAMS for c in (1, 3, 10, 40)])
+def test_signs_are_fair_and_independent(count, stream):
+    drawn = draw(Draws(signs=count, stream=stream), 192, 1024).signs
     assert set(np.unique(drawn)) == {-1.0, 1.0}
     assert score(drawn) < 5
     for lag in LAGS:
@@ -332,10 +332,10 @@ def test_three_point_odds_are_exact():
             np.testing.assert_array_equal(random.three_point(*words, np.array(place)), want)
 
 
-@pytest.mark.parametrize("count, rounds", [(1, 10), (3, 10), (9, 10), (1, 7), (3, 7)])
-def test_three_point_moments(count, rounds):
+@pytest.mark.parametrize("count, stream", [(c, s) for s in random.STREAMS for c in (1, 3, 9)])
+def test_three_point_moments(count, stream):
     """Mean 0, variance 1, skewness 0, fourth moment 3, like a normal; ±√3 with equal odds would have fourth moment 9."""
-    drawn = draw(Draws(three_point=count, rounds=rounds), 192, 2048).three_point.astype(np.float64)
+    drawn = draw(Draws(three_point=count, stream=stream), 192, 2048).three_point.astype(np.float64)
     n = drawn.size
     truth = {k: 3 ** (k // 2) / 3 if k % 2 == 0 else 0.0 for k in range(1, 13)}
     for k in range(1, 7):
@@ -354,9 +354,11 @@ def test_three_point_moments(count, rounds):
     assert p_value(np.tensordot([27, 9, 3, 1], digits, (0, 1)), 81, odds) < ALPHA
 
 
-def test_two_rounds_are_found():
+@pytest.mark.parametrize("words", [4, 16])
+def test_two_rounds_are_found(words, monkeypatch):
     """The twin of a cipher with too few rounds, in each kind of draw: neighbouring chains are alike."""
-    drawn = draw(Draws(signs=10, three_point=3, indices=1, population=10, rounds=2), 64, 2048)
+    monkeypatch.setitem(random.STREAMS, f"two rounds, {words} words", random.Stream(2, words))
+    drawn = draw(Draws(signs=10, three_point=3, indices=1, population=10, stream=f"two rounds, {words} words"), 64, 2048)
     assert score(drawn.signs[..., 1:] * drawn.signs[..., :-1]) > 5
     assert score(drawn.three_point[..., 1:] * drawn.three_point[..., :-1]) > 5
     assert p_value(10 * drawn.indices[..., 1::2] + drawn.indices[..., ::2], 100) < ALPHA

@@ -236,7 +236,7 @@ def test_the_numbers_of_the_result_are_in_the_tables(folder: Path, run: Run) -> 
     assert "SDE: narrower boxes would do better." in text
     assert "Var s3 Cov s3, s4 Var s4" in text
     assert "jaxsde run config.toml --out runs/diabetes-squared_error-again" in text
-    assert "kT = η/2" in text and "0.10.2" in text and "cipher of the draws philox4x32-10" in text
+    assert "kT = η/2" in text and "0.10.2" in text and "stream of the draws xoshiro128+" in text
 
 
 def test_files_are_whole_and_the_same_again(folder: Path, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ class Run:
     accumulators: dict[str, PyTree]
     alive: np.ndarray
     survived: np.ndarray  # steps that each chain completed
-    stream: str = "philox4x32-10"  # which of `random.STREAMS` it draws from
+    stream: str = "xoshiro128+"  # which of `random.STREAMS` it draws from
     _cache: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __repr__(self) -> str:

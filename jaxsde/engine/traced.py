@@ -30,7 +30,7 @@ def advance(
     first_chain: int = 0,
     first_step: int = 0,
     executor: str = "vmap",
-    stream: str = "philox4x32-10",
+    stream: str = "xoshiro128+",
 ) -> Array:
     """Positions ["c d"] after `steps` steps from `x0` ["c d"] (or ["d"] for one chain): `simulate` without its bookkeeping.
 

@@ -66,8 +66,7 @@ def streamed(chain: Chain, stream: str) -> Chain:
     """The chain, drawing from the stream of that name. `ValueError` for another name than those of `random.STREAMS`."""
     if stream not in random.STREAMS:
         raise ValueError(f"stream must be one of {', '.join(random.STREAMS)}; got {stream!r}")
-    rounds = random.STREAMS[stream]
-    return chain if rounds == chain.draws.rounds else Drawing(chain, chain.draws._replace(rounds=rounds))
+    return chain if stream == chain.draws.stream else Drawing(chain, chain.draws._replace(stream=stream))
 
 
 def once(chain: Chain) -> Chain:

@@ -9,10 +9,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..types import Drawn, Draws
-from .calls import Steps, called, signs, three_points
+from .calls import Steps, called, paired, signs, three_points
 from .clocks import Clock, advance, steps_per_epoch
 from .permutations import distinct, round_keys, swap_or_not
 from .philox import Key, Purpose, Words, add
+from .streams import STREAMS
 from .variables import below, box_muller
 
 _u32 = np.uint32
@@ -27,38 +28,37 @@ def block(
     dtype: Any = np.float32,
     *,
     aligned: int = 1,
+    state: Any = None,
 ) -> Drawn:
     """The draws of `length` consecutive steps from `clock` on, of the chains numbered `chain` = (lo, hi) ["c"].
 
     Leaves [length, q, c] with q the counts of `draws`; `indices` are int32, the rest `dtype`. A pure function of
     (key, chain, step): row i is bit for bit what a block of one gives at `advance(clock, i, draws)`. `aligned` promises
-    that the first step is a multiple of it, a power of two, which saves the rest of a shared call.
+    that the first step is a multiple of it, a power of two, which saves the rest of a shared call; `state` is that of the
+    generator before the first step, where it is `carried`.
     """
-    steps = Steps(words, chain, clock.step, length, aligned, draws.rounds)
-
-    def fill(purpose: Purpose, count: int, words_each: int, transform: Any) -> Any:
-        return called(steps, purpose, count, words_each, transform) if count else ()
-
+    steps = Steps(words, chain, clock.step, length, aligned, STREAMS[draws.stream], state)
     return Drawn(
-        normals=fill(Purpose.NOISE, draws.normals, 1, _normals(dtype)),
+        normals=paired(steps, Purpose.NOISE, draws.normals, 1, _normals(dtype)) if draws.normals else (),
         signs=signs(steps, draws.signs, dtype) if draws.signs else (),
         three_point=three_points(steps, draws.three_point, dtype) if draws.three_point else (),
-        indices=_indices(words, draws, chain, clock, length, fill),
+        indices=_indices(steps, draws, clock),
     )
 
 
 def initial_normals(words: Key, chain: Words, count: int, dtype: Any = np.float32) -> Float[Array, "count c"]:
     """`count` standard normals per chain for its initial state, independent of those of every step."""
-    steps = Steps(words, chain, (_u32(0), _u32(0)), 1, 4)
-    return called(steps, Purpose.INITIAL, count, 1, _normals(dtype))[0]
+    steps = Steps(words, chain, (_u32(0), _u32(0)), 1, 4, STREAMS["philox4x32-10"])
+    return paired(steps, Purpose.INITIAL, count, 1, _normals(dtype))[0]
 
 
 def _normals(dtype: Any) -> Any:
-    return lambda a, b, c, d: [*box_muller(a, b, dtype), *box_muller(c, d, dtype)]
+    return lambda a, b: box_muller(a, b, dtype)
 
 
-def _indices(words: Key, draws: Draws, chain: Words, clock: Clock, length: int, fill: Any) -> Any:
+def _indices(steps: Steps, draws: Draws, clock: Clock) -> Any:
     n, b = draws.population, draws.indices
+    words, chain, length = steps.words, steps.chain, steps.length
     if b == 0:
         return ()
     if draws.scheme not in ("independent", "distinct", "epoch", "once", "cyclic"):
@@ -74,9 +74,8 @@ def _indices(words: Key, draws: Draws, chain: Words, clock: Clock, length: int, 
     if draws.scheme in ("once", "cyclic"):
         return _round(words, draws, chain, clock, length)
     if draws.scheme == "distinct" and b > 1:
-        return distinct(fill, n, b)
-    drawn = fill(Purpose.INDICES, b, 2, lambda *w: (below(w[0], w[1], n), below(w[2], w[3], n)))
-    return drawn.astype(jnp.int32)
+        return distinct(lambda *what: called(steps, *what), n, b)
+    return paired(steps, Purpose.INDICES, b, 2, lambda high, low: [below(high, low, n)]).astype(jnp.int32)
 
 
 def place(draws: Draws, position: Any, j: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Calls of Philox for the variables of consecutive steps: how many steps share a call, and which part of it is whose.
+"""Calls of a stream for the variables of consecutive steps: how many steps share a call, and which part of it is whose.
 
 A call gives `per` variables. Where a step needs half of them or fewer, a power of two of consecutive steps share it. Signs and
 three-point variables need so little that steps first share a *group* of words, 32 bits for signs, 64 for eight three-point
@@ -15,7 +15,8 @@ from jax import lax
 from jaxtyping import Array
 
 from ..types import Draws
-from .philox import Key, Purpose, Words, add, lane_key, philox4x32
+from .philox import Key, Purpose, Quad, Words, add, lane_key, philox4x32
+from .streams import STREAMS, Stream, burst
 from .variables import sign, three_point
 
 _u32 = np.uint32
@@ -30,7 +31,8 @@ class Steps(NamedTuple):
     first: Words
     length: int
     aligned: int
-    rounds: int = 10  # of the cipher
+    stream: Stream
+    state: Quad | None = None  # what the words of these steps come from, where it is at hand: of `Carried` chains
 
 
 def sharing(count: int, per: int) -> int:
@@ -38,10 +40,44 @@ def sharing(count: int, per: int) -> int:
     return 1 << (per // count).bit_length() - 1 if count <= per else 1
 
 
+def together(words: int, per: int) -> int:
+    """Steps that share a call of so many words (`per`). A step of more than four has one of its own: who takes one step at a time
+    would make those of the others, too."""
+    return sharing(words, per) if words <= 4 else 1
+
+
+class Carried(NamedTuple):
+    """Steps that share a call of many words: `steps` of them, `words` each."""
+
+    purpose: Purpose
+    words: int
+    steps: int
+
+    def begin(self, steps: Steps) -> Quad:
+        """The state from which the first of `steps` draws: the first of a call."""
+        a, b, c, d = (word[0, 0] for word in _quads(steps, self.purpose, 1, 1, self.steps))
+        return a, b, c, d
+
+    def after(self, state: Quad, steps: int) -> Quad:
+        """The state so many steps later."""
+        return burst(state, steps * self.words)[1]
+
+
+def carried(draws: Draws) -> Carried | None:
+    """What who takes the steps one after the other may carry along: the state of a generator in the middle of its call."""
+    per, indices = STREAMS[draws.stream].words, 2 * draws.indices if draws.scheme == "independent" else 0
+    if per == 4 or bool(draws.normals) == bool(indices):
+        return None
+    words = draws.normals or indices
+    found = Carried(Purpose.NOISE if draws.normals else Purpose.INDICES, words, together(words, per))
+    return found if found.steps > 1 else None
+
+
 def steps_per_call(draws: Draws) -> int:
     """The most steps that share a call of any of these draws, those that come in an order left out."""
-    each = 2 if draws.scheme == "independent" else 1
-    found = [sharing(count, per) for count, per in ((draws.normals, 4), (each * draws.indices, 4)) if count]
+    per = STREAMS[draws.stream].words
+    indices = (2 * draws.indices, per) if draws.scheme == "independent" else (draws.indices, 4)
+    found = [together(count, per) for count, per in ((draws.normals, per), indices) if count]
     for count, (per, words) in ((draws.signs, SIGNS), (draws.three_point, THREE_POINT)):
         if count:
             found.append(sharing(count, per) * sharing(-(-count // per) * words, 4))
@@ -51,15 +87,39 @@ def steps_per_call(draws: Draws) -> int:
 def called(steps: Steps, purpose: Purpose, count: int, words_each: int, transform: Any, served: int = 1) -> Array:
     """[length, count, c] variables, `transform` of Philox quads; each takes `words_each` (1 or 2) words. What is a step here
     serves so many (`served`) of the chain."""
+    return _called(steps, purpose, count, words_each, 4, lambda quad, _: transform(*quad), served)
+
+
+def paired(steps: Steps, purpose: Purpose, count: int, words_each: int, transform: Any) -> Array:
+    """The same of what the stream of the run gives: `transform` makes of two words the two or the one variable."""
+    long = steps.stream.words > 4
+
+    def of_burst(state: Quad, words: int) -> Array:
+        drawn, _ = burst(state, words)
+        found = jnp.stack(transform(drawn[::2], drawn[1::2]), axis=1)
+        return found.reshape(-1, *found.shape[2:])
+
+    if steps.state is not None:
+        drawn = of_burst(steps.state, steps.length * count * words_each)
+        return drawn.reshape(steps.length, count, *drawn.shape[1:])
+
+    def variables(quad: Quad, words: int) -> list[Array]:
+        return list(of_burst(quad, words)) if long else [*transform(*quad[:2]), *transform(*quad[2:])]
+
+    return _called(steps, purpose, count, words_each, steps.stream.words, variables)
+
+
+def _called(
+    steps: Steps, purpose: Purpose, count: int, words_each: int, per: int, variables: Any, served: int = 1
+) -> Array:
+    """Of calls that give so many words (`per`); `variables` makes them of a quad, from as many words as are asked for."""
     needed = count * words_each
-    shared = sharing(needed, 4)
-    lanes, rows = -(-needed // 4), _touched(steps, shared)
-    low, high = add(_over(steps.first, shared), jnp.arange(rows, dtype=jnp.uint32)[:, None, None])
-    keys = lane_key(steps.words, purpose, jnp.arange(lanes, dtype=jnp.uint32)[:, None], shared * served)
-    quad = transform(*philox4x32((jnp.asarray(steps.chain[0]), jnp.asarray(steps.chain[1]), low, high), keys, steps.rounds))
+    shared = together(needed, per)
+    rows = _touched(steps, shared)
+    quad = _quads(steps, purpose, rows, -(-needed // per), shared, served)
     # XLA:CPU computes each component in its own loop and writes it in place: four times the cipher, yet the fastest
     # of the plain forms (a select over an iota: the same; packing into complex128, which shares it: 1.35x)
-    out = jnp.stack(quad, axis=2)
+    out = jnp.stack(variables(quad, min(per, shared * needed + 1 & ~1)), axis=2)
     size = out.shape[-1]
     if shared == 1:
         return out.reshape(rows, -1, size)[: steps.length, :count]
@@ -67,6 +127,13 @@ def called(steps: Steps, purpose: Purpose, count: int, words_each: int, transfor
     if steps.aligned % shared == 0:
         return out[: steps.length]
     return lax.dynamic_slice_in_dim(out, _within(steps, shared).astype(jnp.int32), steps.length)
+
+
+def _quads(steps: Steps, purpose: Purpose, rows: int, lanes: int, shared: int, served: int = 1) -> Quad:
+    """Of consecutive calls, each of so many lanes, the first of them that of the first step: [rows, lanes, c] each."""
+    low, high = add(_over(steps.first, shared), jnp.arange(rows, dtype=jnp.uint32)[:, None, None])
+    keys = lane_key(steps.words, purpose, jnp.arange(lanes, dtype=jnp.uint32)[:, None], shared * served)
+    return philox4x32((jnp.asarray(steps.chain[0]), jnp.asarray(steps.chain[1]), low, high), keys, steps.stream.rounds)
 
 
 class Group(NamedTuple):

@@ -34,7 +34,7 @@ _SETTING = {
     "steps": "steps measured",
     "seed": "seed",
     "dtype": "precision",
-    "stream": "cipher of the draws",
+    "stream": "stream of the draws",
     "executor": "executor",
     "device": "device",
     "chain_steps_per_second": "SGD chain-steps per second",

@@ -41,7 +41,7 @@ class Plan(NamedTuple):
 def refuses(chain: Any, state: Any, dtype: Any, platform: str, *, wanted: bool) -> str | None:
     """Why this executor cannot run a chain, or is slower than `vmap`; None if neither. `state` is like one chain's."""
     try:
-        plan = plans(chain, state, dtype, True)
+        plan = plans(chain, state, dtype, block.length_of(chain.draws))
     except Unsupported as error:
         return str(error)
     floats = sum(n.dtype.kind == "f" for n in plan.steps.after)
@@ -59,15 +59,15 @@ def program(arguments: tuple, *, every: int, rows: int, platform: str) -> Progra
     return Program(advance, arguments, platform, every=every, rows=rows, target=platform)
 
 
-def _plan(chain: Any, state: Any, dtype: np.dtype, sharing: bool) -> Plan:
-    """The graph of as many steps as share a call of the generator, or of one step."""
+def _plan(chain: Any, state: Any, dtype: np.dtype, length: int) -> Plan:
+    """The graph of so many steps, which share a call of the generator, or of fewer if it is too large."""
     try:
-        traced = block.trace(chain, state, dtype, length=None if sharing else 1)
+        traced = block.trace(chain, state, dtype, length)
         steps = block.steps(traced, divergence_limit(dtype), True, operations=LARGEST)
     except TooLarge:
-        if not sharing or block.length_of(chain.draws) == 1:
+        if length == 1:
             raise
-        return _plan(chain, state, dtype, False)
+        return _plan(chain, state, dtype, length // 2)
     return Plan(steps, len(ordered([*steps.after, steps.alive])))
 
 
@@ -124,7 +124,10 @@ def unit_of(chain: Any, tile: Tile, free: int, target: str) -> tuple[Plan, int, 
     one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), tile.state)
     dtype = jax.eval_shape(lambda c, s: c.position(s), chain, one).dtype
     fits = lambda n: free % n == 0 or free >= 4 * n  # noqa: E731  (steps of a unit that are masked cost as much as others)
-    plan = plans(chain, one, dtype, fits(block.length_of(chain.draws)))
+    length = block.length_of(chain.draws)
+    while not fits(length):
+        length //= 2
+    plan = plans(chain, one, dtype, length)
     length, state = plan.steps.length, plan.steps.after
     single = len(state) == 1 or _pair(state)
     most = _KERNEL // length if target != "cpu" else _FUSED // plan.size if single else 1

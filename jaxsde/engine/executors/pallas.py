@@ -18,6 +18,7 @@ from ... import random
 from ...types import Draws
 from . import lanes
 from .lanes import Held, Plan, Unit
+from .scalar import block
 from .scalar.arrays import OPERATIONS, tables
 from .scalar.graph import ordered
 from .tile import Span, Tile
@@ -38,7 +39,7 @@ def refuses(chain: Any, state: Any, dtype: Any, platform: str, *, wanted: bool) 
         return why
     if why := lanes.refuses(chain, state, dtype, platform, wanted=True):
         return why
-    steps = lanes.plans(chain, state, dtype, True).steps
+    steps = lanes.plans(chain, state, dtype, block.length_of(chain.draws)).steps
     if steps.order is not None and steps.order.permuted:
         return "random reshuffling and its kin: the permutations do not fit into the kernel"
     lacking = sorted({node.op for node in ordered(steps.roots)} & _LACKING)

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from .... import random
 from ..scalar import Unsupported, block
 from ..scalar.graph import CHAIN, TooLarge, ordered
 from ..scalar.plans import Plans
@@ -106,7 +107,8 @@ class _Plan:
         if (width, near) not in self.codes:
             if self.graphs is not None:
                 graphs = self.graphs.near if near else self.graphs.far()
-                self.codes[width, near] = _Code(kernel.source(*graphs, width, machine), width, 0)
+                source = kernel.source(*graphs, self.graphs.begin(near), width, machine)
+                self.codes[width, near] = _Code(source, width, 0)
             else:
                 printed = self.printed.pop(width, None) or loops.source(self.traced, self.limit, width, machine)
                 source, scratch = printed
@@ -122,9 +124,12 @@ class _Graphs:
     def __init__(self, chain: Any, state: Any, dtype: np.dtype, limit: float, most: int):
         self.limit = limit
         # Entries of arrays that chains share are nodes, too, but no operations.
-        lengths = {block.length_of(chain.draws, _LONGEST): _SHORT, block.length_of(chain.draws): _SHORT, 1: 2 * most}
+        few = block.length_of(chain.draws, 4)
+        lengths = {block.length_of(chain.draws, _LONGEST): _SHORT, few: _SHORT, 1: 2 * most}
+        if (carried := random.carried(chain.draws)) is not None:
+            lengths = {block.carrying(carried): _SHORT, few: _SHORT, 1: 2 * most}
         for length, self.operations in lengths.items():
-            self.traced = block.trace(chain, state, dtype, length)
+            self.traced = block.trace(chain, state, dtype, length, carry=True)
             try:
                 self._choose(most)
             except TooLarge:
@@ -160,6 +165,11 @@ class _Graphs:
 
     def far(self) -> tuple[block.Steps, block.Steps]:
         return self._made(near=False)
+
+    def begin(self, near: bool) -> kernel.Begin | None:
+        """How the state of a generator begins that is carried along."""
+        carried = self.traced.carried
+        return None if carried is None else kernel.Begin(*block.begin(self.traced, near), carried.steps)
 
     def _made(self, near: bool) -> tuple[block.Steps, block.Steps]:
         functions, operations = FUNCTIONS, self.operations

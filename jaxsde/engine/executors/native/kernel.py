@@ -10,8 +10,10 @@ A chain's numbers are the same by either way, so they do not depend on the chain
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from ..scalar.block import Steps
-from ..scalar.graph import Node
+from ..scalar.graph import Graph, Node
 from .build import Machine
 from .seen import Seen
 from .shuffled import Shuffled
@@ -26,7 +28,15 @@ ARGUMENTS = (
 NEVER = 1 << 62  # steps until a look
 
 
-def source(fast: Steps, masked: Steps, lanes: int, machine: Machine) -> str:
+class Begin(NamedTuple):
+    """How the state of a generator begins that is carried along, anew after so many `steps`."""
+
+    graph: Graph
+    state: list[Node]
+    steps: int
+
+
+def source(fast: Steps, masked: Steps, begin: Begin | None, lanes: int, machine: Machine) -> str:
     """The module, as text: one function `advance` for vectors of `lanes` chains. Its arguments (`ARGUMENTS`):
 
     begin … end        the chains of the tile to take; what is said of chains below has an entry for each of the tile
@@ -39,7 +49,7 @@ def source(fast: Steps, masked: Steps, lanes: int, machine: Machine) -> str:
                        `every` steps
     scratch            memory that this kernel does without
     """
-    return _Kernel(fast, masked, lanes, machine).text()
+    return _Kernel(fast, masked, begin, lanes, machine).text()
 
 
 def turn(step: int) -> int:
@@ -48,7 +58,8 @@ def turn(step: int) -> int:
 
 
 class _Kernel:
-    def __init__(self, fast: Steps, masked: Steps, lanes: int, machine: Machine):
+    def __init__(self, fast: Steps, masked: Steps, begin: Begin | None, lanes: int, machine: Machine):
+        self.begin = begin
         self.fast, self.masked, self.lanes, self.attributes = fast, masked, lanes, machine.attributes
         self.preamble, self.own, self.body = (Writer(lanes, machine.bits, machine.x86) for _ in range(3))
         for writer, names in ((self.own, 1_000_000), (self.preamble, 2_000_000)):  # which stay apart
@@ -67,7 +78,7 @@ class _Kernel:
             place = p.let(f"getelementptr ptr, ptr %state, i64 {r}")
             self.rows[r] = p.let(f"load ptr, ptr {place}")
         length = self.fast.length
-        p.line(f"%start = and i64 %first, {-length}")
+        p.line(f"%start = and i64 %first, {-length if self.begin is None else -self.begin.steps}")
         p.line("%empty = icmp sge i64 %first, %last")
         p.line(f"%clock1 = trunc i64 {p.let('lshr i64 %first, 32')} to i32")
 
@@ -89,6 +100,8 @@ class _Kernel:
             b.line(f"{state[r]} = phi {kind} [ {before[r]}, %vector ], [ %s{r}.next, %latch ]")
         b.line(f"%living = phi {b.vector('i1')} [ {alive0}, %vector ], [ %living.next, %latch ]")
         b.line(f"%done = phi {u32} [ {survived0}, %vector ], [ %done.next, %latch ]")
+        for r in range(len(self.fast.generator)):
+            b.line(f"%g{r} = phi {u32} [ zeroinitializer, %vector ], [ %g{r}.next, %latch ]")
         b.line("%step = phi i64 [ %start, %vector ], [ %step.next, %latch ]")
         b.line("%wait = phi i64 [ %until, %vector ], [ %wait.next, %latch ]")
         b.line("%slot = phi i64 [ 0, %vector ], [ %slot.next, %latch ]")
@@ -102,23 +115,25 @@ class _Kernel:
             position = [b.let("trunc i64 %position to i32")]
             if order.permuted:
                 examples = Shuffled(order, b, p, self._room).examples(chain)
+        known: dict[str, list[str]] = {
+            "key": ["%key0", "%key1"],
+            "chain": [chain[0], p.let("load i32, ptr %chain1") if self.fast.near else chain[1]],
+            "clock": ["%clock0", "%clock1"],
+            "generator": [],
+            "state": state,
+            "number": numbers,
+            "position": position,
+            "index": examples,
+        }
+        skipped = self._carry(known) if self.begin is not None else []
         begun = b.let("icmp sge i64 %step, %first")
         ends = b.let("icmp sle i64 %step.next, %last")
         whole = b.let(f"and i1 {begun}, {ends}")
         all_alive = b.all("%living")
         b.line(f"br i1 {b.let(f'and i1 {whole}, {all_alive}')}, label %fast, label %masked")
 
-        known = {
-            "state": state,
-            "key": ["%key0", "%key1"],
-            "chain": [chain[0], p.let("load i32, ptr %chain1") if self.fast.near else chain[1]],
-            "clock": ["%clock0", "%clock1"],
-            "number": numbers,
-            "position": position,
-            "index": examples,
-        }
         b.label("fast")
-        fast_after, wait, slot = self._fast(known)
+        fast_after, generator, wait, slot = self._fast(known)
         kept = b.all(self._need(self.fast_printer, [self.fast.alive])[0])
         add = b.let(f"add {u32} %done, splat (i32 {length})")
         b.line(f"br i1 {kept}, label %fast.end, label %masked")
@@ -126,18 +141,25 @@ class _Kernel:
         b.line("br label %latch")
 
         b.label("masked")
-        after, alive, survived, wait_masked, slot_masked = self._masked(known)
+        after, generator_masked, alive, survived, wait_masked, slot_masked = self._masked(known)
         b.line("br label %masked.end")
         b.label("masked.end")
         b.line("br label %latch")
 
         b.label("latch")
+
+        def merged(name: str, kind: str, fast: str, masked: str, before: str) -> None:
+            skip = f", [ {before}, %skip.end ]" if skipped else ""
+            b.line(f"{name}.next = phi {kind} [ {fast}, %fast.end ], [ {masked}, %masked.end ]{skip}")
+
         for r, kind in enumerate(kinds):
-            b.line(f"%s{r}.next = phi {kind} [ {fast_after[r]}, %fast.end ], [ {after[r]}, %masked.end ]")
-        b.line(f"%living.next = phi {b.vector('i1')} [ %living, %fast.end ], [ {alive}, %masked.end ]")
-        b.line(f"%done.next = phi {u32} [ {add}, %fast.end ], [ {survived}, %masked.end ]")
-        b.line(f"%wait.next = phi i64 [ {wait}, %fast.end ], [ {wait_masked}, %masked.end ]")
-        b.line(f"%slot.next = phi i64 [ {slot}, %fast.end ], [ {slot_masked}, %masked.end ]")
+            merged(f"%s{r}", kind, fast_after[r], after[r], state[r])
+        for r, words in enumerate(zip(generator, generator_masked, skipped, strict=True)):
+            merged(f"%g{r}", u32, *words)
+        merged("%living", b.vector("i1"), "%living", alive, "%living")
+        merged("%done", u32, add, survived, "%done")
+        merged("%wait", "i64", wait, wait_masked, "%wait")
+        merged("%slot", "i64", slot, slot_masked, "%slot")
         b.line("%more = icmp slt i64 %step.next, %last")
         b.line("br i1 %more, label %block, label %store")
 
@@ -167,11 +189,39 @@ class _Kernel:
         ]
         return "\n".join(lines) + "\n"
 
-    def _fast(self, known: dict[str, list[str]]) -> tuple[list[str], str, str]:
-        """A block of steps without masks: where it leaves the state, and the place in the schedule of the statistics."""
+    def _carry(self, known: dict[str, list[str]]) -> list[str]:
+        """Makes the state of a generator known, which begins anew now and then. Steps before the first only draw: the state after
+        them."""
+        b, begin = self.body, self.begin
+        assert begin is not None
+        b.line("br label %generator")
+        b.label("generator")
+        anew = b.let(f"icmp eq i64 {b.let(f'and i64 %step, {begin.steps - 1}')}, 0")
+        b.line(f"br i1 {anew}, label %anew, label %generated")
+        b.label("anew")
+        first = self._need(self._printer(begin.graph, known), begin.state)
+        b.line("br label %generated")
+        b.label("generated")
+        u32 = b.vector("i32")
+        for r, word in enumerate(first):
+            known["generator"].append(b.let(f"phi {u32} [ %g{r}, %generator ], [ {word}, %anew ]"))
+        b.line(f"br i1 {b.let('icmp sle i64 %step.next, %first')}, label %skip, label %taken")
+        b.label("skip")
+        after = self._need(self._printer(self.fast.graph, known), self.fast.generator_after)
+        b.line("br label %skip.end")
+        b.label("skip.end")
+        b.line("br label %latch")
+        b.label("taken")
+        return after
+
+    def _printer(self, graph: Graph, known: dict[str, list[str]]) -> Printer:
+        return Printer(graph, self.body, self.preamble, _inputs(graph, known), self._table, self._room, self.own)
+
+    def _fast(self, known: dict[str, list[str]]) -> tuple[list[str], list[str], str, str]:
+        """A block of steps without masks: where it leaves the state (and that of the generator), and the place in the schedule of
+        the statistics."""
         b, steps = self.body, self.fast
-        inputs = _inputs(steps, known)
-        self.fast_printer = Printer(steps.graph, b, self.preamble, inputs, self._table, self._room, self.own)
+        self.fast_printer = self._printer(steps.graph, known)
         wait, slot = "%wait", "%slot"
         for j, position in enumerate(steps.positions):
             at = self._need(self.fast_printer, position)
@@ -187,17 +237,17 @@ class _Kernel:
                 b.let(f"phi i64 [ {old}, %fast{j}.test ], [ {new}, %fast{j}.sample ]")
                 for old, new in ((wait, later), (slot, following))
             )
-        return self._need(self.fast_printer, steps.after), b.let(f"sub i64 {wait}, {steps.length}"), slot
+        after, generator = (self._need(self.fast_printer, nodes) for nodes in (steps.after, steps.generator_after))
+        return after, generator, b.let(f"sub i64 {wait}, {steps.length}"), slot
 
-    def _masked(self, known: dict[str, list[str]]) -> tuple[list[str], str, str, str, str]:
+    def _masked(self, known: dict[str, list[str]]) -> tuple[list[str], list[str], str, str, str, str]:
         """The same step by step: a step that is not of this launch, or that a chain does not survive, is not taken."""
         b, steps = self.body, self.masked
         going = []
         for j in range(steps.length):
             now = b.let(f"add i64 %step, {j}")
             going.append(b.let(f"and i1 {b.let(f'icmp sge i64 {now}, %first')}, {b.let(f'icmp slt i64 {now}, %last')}"))
-        inputs = _inputs(steps, known | {"alive": ["%living"], "survived": ["%done"], "going": going})
-        printer = Printer(steps.graph, b, self.preamble, inputs, self._table, self._room, self.own)
+        printer = self._printer(steps.graph, known | {"alive": ["%living"], "survived": ["%done"], "going": going})
         wait, slot = "%wait", "%slot"
         for j, position in enumerate(steps.positions):
             at = self._need(printer, position)
@@ -213,7 +263,8 @@ class _Kernel:
             slot = b.let(f"add i64 {slot}, {b.let(f'zext i1 {due} to i64')}")
         assert steps.survived is not None
         alive, survived = self._need(printer, [steps.alive, steps.survived])
-        return self._need(printer, steps.after), alive, survived, wait, slot
+        after, generator = (self._need(printer, nodes) for nodes in (steps.after, steps.generator_after))
+        return after, generator, alive, survived, wait, slot
 
     def _write(self, slot: str, values: list[str], living: str | None) -> None:
         """A sample: the positions, and which chains live (all, if nothing is said)."""
@@ -241,9 +292,9 @@ class _Kernel:
         return self.preamble.let(f"alloca [{entries} x {scalar}], align 64")
 
 
-def _inputs(steps: Steps, known: dict[str, list[str]]) -> dict[Node, str]:
+def _inputs(graph: Graph, known: dict[str, list[str]]) -> dict[Node, str]:
     found = {}
-    for node in steps.graph.nodes.values():
+    for node in graph.nodes.values():
         if node.op in known and node.op != "entry":
             found[node] = known[node.op][node.args[0] if node.args else 0]
     return found

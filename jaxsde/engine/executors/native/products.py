@@ -8,11 +8,12 @@ together.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..scalar.graph import CONSTANT, Graph, Node
+from ..scalar.graph import CONSTANT, Graph, Node, ordered
 from .writer import Writer
 
 _WORD, _LOW = np.dtype(np.uint32), (1 << 32) - 1
@@ -34,6 +35,9 @@ class Words:
     def __init__(self, graph: Graph, lanes: int, printer: Any):
         self.graph, self.printer = graph, printer
         self.lanes, self.whole, self.kind = lanes, f"<{lanes} x i32>", f"<{lanes // 2} x i64>"
+        products = [node for node in graph.nodes.values() if node.op == "mulhi" and node.dtype == _WORD]
+        inside = ordered(itertools.chain(*(node.args for node in products)))
+        self.multiplied = {node.number for node in inside}  # what a product is made of, sooner or later
         self.halves: dict[int, Halves] = {}
         self.products: dict[tuple, Halves] = {}
 
@@ -43,7 +47,7 @@ class Words:
             return False
         if node.op in ("mul", "mulhi"):
             return ("mulhi", _WORD, *_factors(node)) in self.graph.nodes
-        return node.op == "xor" and any(a.number in self.halves for a in node.args)
+        return node.op == "xor" and (node.number in self.multiplied or any(a.op == "mulhi" for a in node.args))
 
     def print(self, node: Node) -> None:
         out = self.printer.place(node)

@@ -36,19 +36,24 @@ class Steps(NamedTuple):
     survived: Node | None
     order: orders.Order | None
     near: bool
+    generator: list[Node]  # the state of a generator that is carried along, and the one after these steps
+    generator_after: list[Node]
 
     @property
     def roots(self) -> list[Node]:
         """What a step is there for."""
-        return [*self.after, self.alive]
+        return [*self.after, *self.generator_after, self.alive]
 
 
 class Traced(NamedTuple):
     """What a step does, as jaxprs of one chain: the draws of `length` steps (without examples that come in an order), one step,
-    and the position of a state."""
+    and the position of a state. Where they are fewer than share a call of the generator and its state is `carried` along, the
+    draws are made of that, too, and `begin` is its state where a call begins."""
 
     length: int
     draws: Any
+    carried: Any
+    begin: Any
     order: orders.Order | None
     step: Any
     position: Any
@@ -56,16 +61,23 @@ class Traced(NamedTuple):
     shared: list[jax.ShapeDtypeStruct]
 
 
-def length_of(draws: Draws, most: int = 4) -> int:
-    """Steps that share a call of the generator, as far as so many can be taken at once."""
+def length_of(draws: Draws, most: int | None = None) -> int:
+    """Steps that share a call of the generator, as far as so many can be taken at once: as many as it gives words, if nothing
+    is said."""
+    most = random.STREAMS[draws.stream].words if most is None else most
     if draws.scheme in ("epoch", "once", "cyclic"):
         return 1  # a step is of one epoch
     return min(most, random.steps_per_call(draws))
 
 
-def trace(chain: Chain, state: Any, dtype: Any, length: int | None = None) -> Traced:
+def carrying(carried: Any) -> int:
+    """Steps at a time, where the state of a generator is carried: four words, or two of steps that take an odd number."""
+    return min(carried.steps, max(random.sharing(carried.words, 4), 1 + carried.words % 2))
+
+
+def trace(chain: Chain, state: Any, dtype: Any, length: int | None = None, carry: bool = False) -> Traced:
     """The jaxprs of a chain whose state is like `state` (one chain's, arrays or shapes), `length` steps at a time, a power of
-    two: `length_of` if nothing else is said."""
+    two: `length_of` if nothing else is said. `carry`: whether who takes them can carry the state of a generator along."""
     order = orders.trace(chain.draws)
     drawing = chain.draws if order is None else chain.draws._replace(indices=0, population=0, scheme="independent")
     length = length_of(chain.draws) if length is None else length
@@ -75,11 +87,19 @@ def trace(chain: Chain, state: Any, dtype: Any, length: int | None = None) -> Tr
     shared, states = [like(a) for a in leaves], [like(a) for a in inner]
     word = jax.ShapeDtypeStruct((), np.uint32)
 
-    def draw(key0: Any, key1: Any, chain0: Any, chain1: Any, step0: Any, step1: Any) -> Drawn:
+    carried = random.carried(drawing) if carry else None
+    carried = carried if carried is not None and length < carried.steps and length * carried.words % 2 == 0 else None
+
+    def draw(key0: Any, key1: Any, chain0: Any, chain1: Any, step0: Any, step1: Any, *held: Any) -> Any:
         clock = random.Clock((step0, step1), (step0, step1), jnp.uint32(0))
-        ids = (chain0[None], chain1[None])
-        block = random.block((key0, key1), drawing, ids, clock, length, dtype, aligned=length)  # pyright: ignore
-        return jax.tree.map(lambda a: a[..., 0], block)
+        ids, generator = (chain0[None], chain1[None]), tuple(word[None] for word in held) or None
+        block = random.block((key0, key1), drawing, ids, clock, length, dtype, aligned=length, state=generator)  # pyright: ignore
+        block = jax.tree.map(lambda a: a[..., 0], block)
+        return block if carried is None else (block, [word[0] for word in carried.after(generator, length)])  # pyright: ignore
+
+    def begin(key0: Any, key1: Any, chain0: Any, chain1: Any, step0: Any, step1: Any) -> Any:
+        steps = random.Steps((key0, key1), (chain0[None], chain1[None]), (step0, step1), 1, 1, random.STREAMS[drawing.stream])  # pyright: ignore
+        return [word[0] for word in carried.begin(steps)]  # pyright: ignore
 
     def step(given: list, held: list, drawn: Drawn, k: Any) -> list:
         moved = structure.unflatten(given).step(inner_structure.unflatten(held), drawn, k)
@@ -88,8 +108,9 @@ def trace(chain: Chain, state: Any, dtype: Any, length: int | None = None) -> Tr
     def position(given: list, held: list) -> Any:
         return structure.unflatten(given).position(inner_structure.unflatten(held))
 
-    draws = jax.make_jaxpr(draw)(*[word] * 6)
-    drawn = jax.eval_shape(draw, *[word] * 6)
+    given = [word] * (6 if carried is None else 10)
+    draws, drawn = jax.make_jaxpr(draw)(*given), jax.eval_shape(draw, *given)
+    drawn = drawn if carried is None else drawn[0]
     one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), drawn)
     if order is not None:
         one = one._replace(indices=jax.ShapeDtypeStruct((chain.draws.indices,), np.int32))
@@ -98,7 +119,10 @@ def trace(chain: Chain, state: Any, dtype: Any, length: int | None = None) -> Tr
     for out, held in zip(closed.out_avals, states, strict=True):
         if (out.shape, out.dtype) != (held.shape, held.dtype):
             raise Unsupported(f"a state whose type changes from {held.dtype} to {out.dtype}")
-    return Traced(length, draws, order, closed, jax.make_jaxpr(position)(shared, states), states, shared)
+    first = None if carried is None else jax.make_jaxpr(begin)(*[word] * 6)
+    return Traced(
+        length, draws, carried, first, order, closed, jax.make_jaxpr(position)(shared, states), states, shared
+    )
 
 
 def steps(
@@ -124,10 +148,10 @@ def steps(
             row += 1
         state.append(array)
         before.extend(array.ravel())
-    words = [g.input("key", np.uint32, CONSTANT, i) for i in (0, 1)]
-    words += [g.input("chain", np.uint32, rate, i) for i, rate in enumerate((OWN, CONSTANT if near else OWN))]
-    words += [g.input("clock", np.uint32, rate, i) for i, rate in enumerate((STEP, CONSTANT))]
-    drawn = evaluate(g, traced.draws, *(_scalar(w) for w in words))
+    generator = [] if traced.carried is None else [g.input("generator", np.uint32, CHAIN, i) for i in range(4)]
+    drawn = evaluate(g, traced.draws, *(_scalar(w) for w in (*_words(g, near), *generator)))
+    generator_after = [] if traced.carried is None else [word.item() for word in drawn[-4:]]
+    drawn = drawn[: len(drawn) - len(generator)]
     if traced.order is not None:
         drawn.append(traced.order.indices(g)[None])
     dtype = traced.position.out_avals[0].dtype
@@ -165,7 +189,22 @@ def steps(
     if not masked:  # one operation for each component: a sum of squares is inside only where each of them is
         alive = g.op("lt", bool, g.total(squares, dtype), g.literal(0.5 * limit**2, dtype))
     after = [node for leaf in state for node in leaf.ravel()]
-    return Steps(g, traced.length, before, after, positions, alive, alives, survived, traced.order, near)
+    return Steps(
+        g, traced.length, before, after, positions, alive, alives, survived, traced.order, near, generator, generator_after
+    )
+
+
+def begin(traced: Traced, near: bool = False) -> tuple[Graph, list[Node]]:
+    """The state of the generator where a call begins."""
+    g = Graph()
+    return g, [word.item() for word in evaluate(g, traced.begin, *(_scalar(w) for w in _words(g, near)))]
+
+
+def _words(g: Graph, near: bool) -> list[Node]:
+    """What draws are a function of: the words of the key, of the chain's number and of the step's."""
+    words = [g.input("key", np.uint32, CONSTANT, i) for i in (0, 1)]
+    words += [g.input("chain", np.uint32, rate, i) for i, rate in enumerate((OWN, CONSTANT if near else OWN))]
+    return words + [g.input("clock", np.uint32, rate, i) for i, rate in enumerate((STEP, CONSTANT))]
 
 
 def _scalar(node: Node) -> np.ndarray:
