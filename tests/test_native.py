@@ -217,6 +217,41 @@ def test_the_stream_of_the_cipher():
         js.simulate(chain, half, steps=1, stream="philox4x32-10")
 
 
+@pytest.mark.parametrize("dim, batch", [(1, 0), (2, 0), (3, 0), (4, 0), (5, 0), (3, 1), (3, 2), (3, 3)])
+def test_a_generator_is_carried_from_step_to_step(dim, batch):
+    """Wherever a run stops in the middle of a call, it goes on with the same words, which are those that `vmap` makes anew."""
+    if batch:
+        chain = js.sgd(js.finite_sum(squared, (X, Y), np.zeros(dim)), learning_rate=0.05, batch_size=batch)
+    else:
+        chain = js.integrate(js.langevin(js.potential(lambda x: x @ x / 2, np.ones(dim)), temperature=0.5), dt=0.05)
+    more = dict(key=KEY, chains=20, executor="native")
+    whole = js.simulate(chain, np.ones(dim), steps=37, **more)
+    apart = js.simulate(chain, np.ones(dim), steps=1, **more)
+    for steps in (2, 3, 16, 15):
+        apart = js.simulate(chain, apart, steps=steps, executor="native")
+    np.testing.assert_array_equal(apart.positions, whole.positions)
+    anew = js.simulate(chain, np.ones(dim), steps=37, **(more | {"executor": "vmap"}))
+    np.testing.assert_allclose(whole.positions, anew.positions, atol=ROUNDINGS * 1.2e-7)
+    twin = js.simulate(chain, np.ones(dim), steps=37, **(more | {"key": js.key(8)}))
+    assert (np.abs(whole.positions - twin.positions) > 1e-3).mean() > 0.9
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sums_over_the_same_are_one(dtype):
+    """H φ + Hᵀ φ, as `jax.grad` has it, for an H that is not symmetric: d² products a step, not 2 d²."""
+    with jax.enable_x64(dtype == np.float64):
+        matrix = np.diag([1.0, 2.0, 3.0, 2.0, 1.0]) + 0.3 * RNG.normal(size=(5, 5))
+        held = jnp.asarray(matrix, dtype)
+        chain = js.integrate(js.langevin(js.potential(lambda x: 0.5 * x @ held @ x, jnp.ones(5, dtype)), temperature=0.1), dt=0.1)
+        more = dict(key=KEY, chains=16, steps=20, dtype=np.dtype(dtype).name)
+        run, other = (js.simulate(chain, np.ones(5), executor=e, **more) for e in ("native", "vmap"))
+        assert run.executor == "native"
+        np.testing.assert_allclose(run.positions, other.positions, atol=ROUNDINGS * np.finfo(dtype).eps)
+        cast = launch.cast(chain, np.dtype(dtype))
+        graph = native._Plan(cast, launch.one_state(cast, np.dtype(dtype)), np.dtype(dtype)).graphs.near[0].graph
+        assert len(graph.coefficients) == 25
+
+
 def test_without_the_compiler(monkeypatch):
     monkeypatch.setattr(build, "missing", lambda: "the package llvmlite is missing")
     chain = js.sgd(js.finite_sum(squared, (X, Y), np.zeros(3)), learning_rate=0.05)
