@@ -1,5 +1,6 @@
 """Catalogues read from their source say what importing them would say."""
 
+import dataclasses
 import inspect
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+import jaxsde as js
 from jaxsde.catalogue import CATALOGUES, Parameter, arithmetic, catalogue, check, did_you_mean, keys, read
 from jaxsde.conformance.laws import LAWS
 from jaxsde.conformance.table import SAMPLERS
@@ -16,6 +18,7 @@ from jaxsde.problems import DATASETS, LOSSES, POTENTIALS
 from jaxsde.random import STREAMS
 from jaxsde.reproduce import PAPERS
 from jaxsde.stepping.integrators import INTEGRATORS
+from jaxsde.types import Draws
 
 IMPORTED = {
     "losses": LOSSES, "potentials": POTENTIALS, "data": DATASETS, "samplings": SAMPLINGS, "integrators": INTEGRATORS,
@@ -58,7 +61,9 @@ def test_the_declared_size_is_the_number_of_parameters(name, features, classes):
 
 def test_the_streams_are_those_of_the_engine():
     assert keys("random/streams.py", "STREAMS") == tuple(STREAMS)
-    assert Experiment().stream == next(iter(STREAMS))
+    of_a_run = {field.name: field.default for field in dataclasses.fields(js.Run)}["stream"]
+    defaults = Experiment().stream, Draws().stream, of_a_run, inspect.signature(js.advance).parameters["stream"].default
+    assert set(defaults) == {next(iter(STREAMS))}
     with pytest.raises(ValueError, match="LAYOUT must be a literal dict"):
         keys("random/__init__.py", "LAYOUT")
 

@@ -61,7 +61,7 @@ def simulate(
     given. `every="epoch"` looks once in every epoch of a sampling that has epochs, `phase` steps after the end of one (0 is the end
     itself); the statistics begin at the first such step from `burn_in` on. `chunk` fixes how many steps pass between two looks
     of the host (default: about half a second's worth); it never changes a result. `progress=True` shows a bar.
-    `stream="philox4x32-10"` draws every word from the cipher: other numbers, up to a third slower where a step is short.
+    `stream="philox4x32-10"` draws every word from the cipher: other numbers, and short steps take up to half as long again.
 
     A chain whose position is NaN or too large to be squared is frozen where it last was, counted in `run.diverged`, and
     left out of the statistics. With steps = 0 the statistics see the initial law once.

@@ -11,7 +11,7 @@ space, so (chain 64 bit, step 64 bit, lane 32 bit, purpose) all count in full. I
 
 There are two streams (`STREAMS`). In "philox4x32-10" every word is the cipher's, four to a call. In "xoshiro128+", the default,
 the four words of a call (of seven rounds, the fewest with which the cipher passes BigCrush) are the state of a generator that
-makes sixteen, for a quarter of the work: so few that its one weakness cannot show (`streams.py`). Signs, three-point variables
+makes sixteen, for less than half of the work: so few that its one weakness cannot show (`streams.py`). Signs, three-point variables
 and examples without repeats take the cipher's own words in both; keys of lanes and permutations, made once, and initial states
 take ten rounds.
 
@@ -24,7 +24,7 @@ number.
 from __future__ import annotations
 
 from .blocks import block, initial_normals, place
-from .calls import Steps, carried, sharing, steps_per_call
+from .calls import Steps, carried, steps_per_call
 from .clocks import Clock, advance, clock, steps_per_epoch
 from .keys import key, key_words
 from .permutations import ROUNDS, four_words, one_round, permutation_at, pivot_of
@@ -58,7 +58,6 @@ __all__ = [
     "philox4x32",
     "pivot_of",
     "place",
-    "sharing",
     "sign",
     "steps_per_call",
     "steps_per_epoch",

@@ -53,6 +53,11 @@ class Carried(NamedTuple):
     words: int
     steps: int
 
+    @property
+    def at_once(self) -> int:
+        """Steps that are best taken together: of four words, or two of an odd number, for a pair of words makes two normals."""
+        return min(self.steps, max(sharing(self.words, 4), 1 + self.words % 2))
+
     def begin(self, steps: Steps) -> Quad:
         """The state from which the first of `steps` draws: the first of a call."""
         a, b, c, d = (word[0, 0] for word in _quads(steps, self.purpose, 1, 1, self.steps))
@@ -119,7 +124,7 @@ def _called(
     quad = _quads(steps, purpose, rows, -(-needed // per), shared, served)
     # XLA:CPU computes each component in its own loop and writes it in place: four times the cipher, yet the fastest
     # of the plain forms (a select over an iota: the same; packing into complex128, which shares it: 1.35x)
-    out = jnp.stack(variables(quad, min(per, shared * needed + 1 & ~1)), axis=2)
+    out = jnp.stack(variables(quad, min(per, needed * shared + needed * shared % 2)), axis=2)
     size = out.shape[-1]
     if shared == 1:
         return out.reshape(rows, -1, size)[: steps.length, :count]

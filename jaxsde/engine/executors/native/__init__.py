@@ -124,10 +124,9 @@ class _Graphs:
     def __init__(self, chain: Any, state: Any, dtype: np.dtype, limit: float, most: int):
         self.limit = limit
         # Entries of arrays that chains share are nodes, too, but no operations.
-        few = block.length_of(chain.draws, 4)
-        lengths = {block.length_of(chain.draws, _LONGEST): _SHORT, few: _SHORT, 1: 2 * most}
-        if (carried := random.carried(chain.draws)) is not None:
-            lengths = {block.carrying(carried): _SHORT, few: _SHORT, 1: 2 * most}
+        carried = random.carried(chain.draws)
+        longest = block.length_of(chain.draws, _LONGEST) if carried is None else carried.at_once
+        lengths = {longest: _SHORT, block.length_of(chain.draws, 4): _SHORT, 1: 2 * most}
         for length, self.operations in lengths.items():
             self.traced = block.trace(chain, state, dtype, length, carry=True)
             try:

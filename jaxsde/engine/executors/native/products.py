@@ -83,7 +83,7 @@ class Words:
             same = f"splat (i64 {int(node.value)})"
             return Halves(same, same)
         if not node.wide:
-            keep = node.rate == CONSTANT and out.register < 512
+            keep = node.rate == CONSTANT and not out.spreads
             out = self.printer.preamble if keep else out
             wider = out.let(f"zext i32 {use(node, False)} to i64")
             same = out.splat("i64", wider, self.lanes // 2)

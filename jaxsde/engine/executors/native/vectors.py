@@ -96,7 +96,7 @@ class Printer:
             return out.splat(scalar, name) if wide else name
         if not wide or node.wide:
             return name
-        if out is self.body and node.rate == CONSTANT and node.op != "entry" and out.register < 512:
+        if out is self.body and node.rate == CONSTANT and node.op != "entry" and not out.spreads:
             out = self.preamble
         spread = self.splats.setdefault(out, {})
         if node.number not in spread:
@@ -202,7 +202,7 @@ class Printer:
 def _tested_bit(out: Writer, node: Node) -> tuple[Node, int] | None:
     """The word and the bit of it whose being set is asked for, where a register's sign chooses between two others (AVX2, where it
     is a shift; a comparison costs two)."""
-    if node.op not in ("eq", "ne") or not out.halves or out.register >= 512:
+    if node.op not in ("eq", "ne") or not out.halves or out.spreads:
         return None
     masked, zero = node.args
     if masked.op != "and" or masked.dtype.itemsize != 4 or zero.op != "literal" or int(zero.value) != 0:

@@ -75,6 +75,11 @@ class Writer:
         return self.let(f"call {kind} {full}({given})")
 
     @property
+    def spreads(self) -> bool:
+        """Whether arithmetic takes one number for all lanes from memory. Elsewhere spreading is an instruction."""
+        return self.register == 512
+
+    @property
     def scales(self) -> bool:
         """Whether there is an instruction for y · 2^n."""
         return self.halves and self.register == 512 and self.lanes % 16 == 0

@@ -70,17 +70,11 @@ def length_of(draws: Draws, most: int | None = None) -> int:
     return min(most, random.steps_per_call(draws))
 
 
-def carrying(carried: Any) -> int:
-    """Steps at a time, where the state of a generator is carried: four words, or two of steps that take an odd number."""
-    return min(carried.steps, max(random.sharing(carried.words, 4), 1 + carried.words % 2))
-
-
-def trace(chain: Chain, state: Any, dtype: Any, length: int | None = None, carry: bool = False) -> Traced:
+def trace(chain: Chain, state: Any, dtype: Any, length: int, carry: bool = False) -> Traced:
     """The jaxprs of a chain whose state is like `state` (one chain's, arrays or shapes), `length` steps at a time, a power of
-    two: `length_of` if nothing else is said. `carry`: whether who takes them can carry the state of a generator along."""
+    two. `carry`: whether who takes them can carry the state of a generator along."""
     order = orders.trace(chain.draws)
     drawing = chain.draws if order is None else chain.draws._replace(indices=0, population=0, scheme="independent")
-    length = length_of(chain.draws) if length is None else length
     leaves, structure = jax.tree.flatten(chain)
     inner, inner_structure = jax.tree.flatten(state)
     like = lambda a: jax.ShapeDtypeStruct(np.shape(a), jnp.result_type(a))  # noqa: E731

@@ -172,20 +172,20 @@ class _Kernel:
         place = self._position(self.next)
         bound, axes = float(self.limit), list(range(len(place.shape)))
         # Flags in registers of their own, or, where there are none (AVX-512 has them), as numbers of the same width.
-        bits = self.machine.bits == 512
-        flag = np.dtype(bool if bits else f"int{8 * self.dtype.itemsize}")
+        masks = self.machine.bits == 512
+        flag = np.dtype(bool if masks else f"int{8 * self.dtype.itemsize}")
 
         def parts(i: Index) -> Any:
             def rule(g: Graph, x: Node) -> Node:  # false for NaN
                 inside = g.op("lt", bool, g.op("abs", self.dtype, x), g.literal(bound, self.dtype))
-                return inside if bits else g.op("select", flag, inside, g.literal(-1, flag), g.literal(0, flag))
+                return inside if masks else g.op("select", flag, inside, g.literal(-1, flag), g.literal(0, flag))
 
             return [(place, i)], rule
 
         inside = fold(n, "and", Array(place.shape, flag, parts, uniform=False, cuts=place.cuts), axes)
         body = n.graph()
         found = body.entry(inside, ())
-        return body.need([found if bits else body.g.op("ne", bool, found, body.g.literal(0, flag))])[0]
+        return body.need([found if masks else body.g.op("ne", bool, found, body.g.literal(0, flag))])[0]
 
     def _shared(self) -> list[Array]:
         places = block.arrange([(a.shape, np.dtype(a.dtype)) for a in self.traced.shared])
