@@ -11,7 +11,7 @@ import contextlib
 import ctypes
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -191,6 +191,20 @@ class _Code:
 plan_of = Plans(_Plan)
 
 
+class _Launch(NamedTuple):
+    """Steps to take, and what all tiles want to know of them: the clock as an integer and as a real number, the time of a step."""
+
+    span: Span
+    clock: int
+    dt: np.ndarray
+    number: np.ndarray
+
+    @classmethod
+    def of(cls, chain: Any, span: Span, dtype: np.dtype) -> _Launch:
+        clock = int(span.clock.step[0]) + (int(span.clock.step[1]) << 32)
+        return cls(span, clock, np.asarray(chain.dt, dtype), np.asarray(number(span.clock, dtype)))
+
+
 class Program:
     """The code together with the statistics, for one shape of tile."""
 
@@ -237,10 +251,12 @@ class Program:
         leaves = jax.tree.leaves(chain)
         if len(self._leaves) != len(leaves) or any(a is not b for a, b in zip(self._leaves, leaves, strict=True)):
             self._leaves, self._tables = leaves, memory.tables(leaves)
-        tables = self._tables
-        return lambda ids, tile: self._advance(chain, statistics, tables, words, span, ids, tile)
+        tables, launch = self._tables, _Launch.of(chain, span, self.dtype)
+        return lambda ids, tile: self._advance(chain, statistics, tables, words, launch, ids, tile)
 
-    def _advance(self, chain: Any, statistics: Any, tables: list, words: Any, span: Span, ids: Any, tile: Tile) -> Tile:
+    def _advance(
+        self, chain: Any, statistics: Any, tables: list, words: Any, launch: _Launch, ids: Any, tile: Tile
+    ) -> Tile:
         alive = np.array(tile.alive, bool)
         if not alive.any():
             return tile
@@ -254,7 +270,7 @@ class Program:
         for r in rows:
             r[:, frozen] = r[:, [np.flatnonzero(alive)[0]]]
         held = Tile(rows, tile.accumulators, np.ones(self.lanes, np.uint8), np.array(tile.survived, np.uint32))
-        accumulators = self._run(chain, statistics, tables, words, span, ids, held, alive)
+        accumulators = self._run(chain, statistics, tables, words, launch, ids, held, alive)
         for r, old in zip(rows, kept, strict=True):
             r[:, frozen] = old
         survived = np.where(alive, held.survived, tile.survived)
@@ -270,10 +286,10 @@ class Program:
         return (blocks, self.samples, self.dim, LANES), (blocks, self.samples, LANES)
 
     def _run(
-        self, chain: Any, statistics: Any, tables: list, words: Any, span: Span, ids: Any, held: Tile, alive: np.ndarray
+        self, chain: Any, statistics: Any, tables: list, words: Any, launch: _Launch, ids: Any, held: Tile, alive: np.ndarray
     ) -> Any:
         """The kernel over the span, and the statistics whenever the buffer is full."""
-        accumulators, rest = held.accumulators, self._rest(statistics)
+        accumulators, rest, span = held.accumulators, self._rest(statistics), launch.span
         looking = bool(statistics) and bool(span.collect)
         ours = None
         if looking and self.looks is not None and self.looks.call:
@@ -286,7 +302,7 @@ class Program:
         )  # fmt: skip
         takes = tuple(a.ctypes.data for a in (state, shared, *ids, held.alive, held.survived, out, seen))
         key, last = (int(words[0]), int(words[1])), (self.every, self.samples, scratch.ctypes.data)
-        for calls, first_look, times in self._schedule(chain, span, looking, 1 if rest else _CALLS):
+        for calls, first_look, times in self._schedule(launch, looking, 1 if rest else _CALLS):
             if ours is not None:
                 ours.advance(code, (*takes, self.lanes, self.part, *key, *last), alive.view(np.uint8), times, calls)
             else:
@@ -302,13 +318,12 @@ class Program:
         return accumulators if ours is None else {**accumulators, **ours.done()}
 
     def _schedule(
-        self, chain: Any, span: Span, looking: bool, at_once: int
+        self, launch: _Launch, looking: bool, at_once: int
     ) -> Iterator[tuple[np.ndarray, int, np.ndarray]]:
         """A few calls of the code at a time, so that memory does not grow with the steps: (first step, last, steps until the first
         look, looks) of each [calls, 4], with no more looks than the buffer has room for and none beyond a `turn`; their first
         look, counted from the clock; and the times of all their looks."""
-        clock = int(span.clock.step[0]) + (int(span.clock.step[1]) << 32)
-        dt, number_of = np.asarray(chain.dt, self.dtype), np.asarray(number(span.clock, self.dtype))
+        span, clock, dt, number_of = launch
         start, last, every, full = int(span.begin), int(span.end), self.every, self.samples * self.every
         while start < last:
             stop, before = min(last, kernel.turn(clock + start) - clock), start // every * every

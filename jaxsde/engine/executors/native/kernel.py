@@ -214,14 +214,15 @@ class _Kernel:
         b.label("taken")
         return after
 
-    def _printer(self, graph: Graph, known: dict[str, list[str]]) -> Printer:
-        return Printer(graph, self.body, self.preamble, _inputs(graph, known), self._table, self._room, self.own)
+    def _printer(self, graph: Graph, known: dict[str, list[str]], roots: list[Node] | None = None) -> Printer:
+        inputs = _inputs(graph, known)
+        return Printer(graph, self.body, self.preamble, inputs, self._table, self._room, self.own, roots)
 
     def _fast(self, known: dict[str, list[str]]) -> tuple[list[str], list[str], str, str]:
         """A block of steps without masks: where it leaves the state (and that of the generator), and the place in the schedule of
         the statistics."""
         b, steps = self.body, self.fast
-        self.fast_printer = self._printer(steps.graph, known)
+        self.fast_printer = self._printer(steps.graph, known, steps.roots)
         wait, slot = "%wait", "%slot"
         for j, position in enumerate(steps.positions):
             at = self._need(self.fast_printer, position)
@@ -247,7 +248,8 @@ class _Kernel:
         for j in range(steps.length):
             now = b.let(f"add i64 %step, {j}")
             going.append(b.let(f"and i1 {b.let(f'icmp sge i64 {now}, %first')}, {b.let(f'icmp slt i64 {now}, %last')}"))
-        printer = self._printer(steps.graph, known | {"alive": ["%living"], "survived": ["%done"], "going": going})
+        more = {"alive": ["%living"], "survived": ["%done"], "going": going}
+        printer = self._printer(steps.graph, known | more, steps.roots)
         wait, slot = "%wait", "%slot"
         for j, position in enumerate(steps.positions):
             at = self._need(printer, position)

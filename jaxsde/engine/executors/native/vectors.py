@@ -42,12 +42,13 @@ def constant(node: Node) -> str:
 
 
 class Printer:
-    """Prints the nodes of one graph. `known` maps input nodes to names; constants of the launch go to `preamble`, what a chain
-    keeps for the launch to `own`, where there is such a place."""
+    """Prints the nodes of one graph, of which `roots` (all, if nothing is said) will be needed. `known` maps input nodes to names;
+    constants of the launch go to `preamble`, what a chain keeps for the launch to `own`, where there is such a place."""
 
     def __init__(
-        self, graph: Graph, body: Writer, preamble: Writer, known: dict[Node, str], table: Any, scratch: Any, own: Any = None
-    ):
+        self, graph: Graph, body: Writer, preamble: Writer, known: dict[Node, str], table: Any, scratch: Any,
+        own: Any = None, roots: Iterable[Node] | None = None,
+    ):  # fmt: skip
         self.graph, self.body, self.preamble, self.own = graph, body, preamble, body if own is None else own
         self.names = {node.number: name for node, name in known.items()}
         self.splats: dict[Writer, dict[int, str]] = {}
@@ -63,8 +64,8 @@ class Printer:
             scalar = TYPES[kind.name]
             room = scratch(scalar, len(apart)) if apart else ""
             self.kept_apart |= {n: preamble.at(scalar, room, i) for i, n in enumerate(sorted(apart, key=lambda n: n.number))}
-        for node in graph.nodes.values():
-            if node.op == "row":
+        for node in graph.nodes.values() if roots is None else ordered(roots):
+            if node.op == "row":  # of what is used: a sum over rows as they lie has no entries of its own
                 self.rows.setdefault((node.args[0], node.args[1].number, node.dtype), []).append(node)
 
     def need(self, roots: Iterable[Node]) -> list[str]:

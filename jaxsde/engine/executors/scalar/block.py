@@ -42,7 +42,9 @@ class Steps(NamedTuple):
     @property
     def roots(self) -> list[Node]:
         """What a step is there for."""
-        return [*self.after, *self.generator_after, self.alive]
+        survived = [] if self.survived is None else [self.survived]
+        seen = [node for position in self.positions for node in position]
+        return [*self.after, *self.generator_after, *seen, *self.alives, self.alive, *survived]
 
 
 class Traced(NamedTuple):
