@@ -227,7 +227,7 @@ def test_the_code_compiles_for_other_processors(processor):
     machine, word = PROCESSORS[processor]
     chain = launch.cast(network(3)[0], np.dtype(np.float32))
     traced = block.trace(chain, launch.one_state(chain, np.dtype(np.float32)), np.dtype(np.float32), 1)
-    source, scratch = loops.source(traced, 1e15, 16, machine)
+    source, scratch, _ = loops.source(traced, 1e15, 16, machine)
     module = llvm.parse_assembly(source)
     module.verify()
     maker = llvm.Target.from_triple(machine.triple).create_target_machine(machine.name, opt=3, reloc="pic", codemodel="small")

@@ -94,7 +94,8 @@ class _Plan:
         self.dim = int(np.prod(traced.position.out_avals[0].shape))
         printed = loops.source(traced, self.limit, LANES, build.machine())  # `Unsupported` now, not when it is to run
         self.printed = {LANES: printed}
-        self.vectors = 2 if 2 * printed[1] <= _SCRATCH_BYTES else 1
+        # Two share what they read of matrices. Those of each chain's own want the registers and the nearest cache for one.
+        self.vectors = 1 if printed.multiplies or 2 * printed.scratch > _SCRATCH_BYTES else 2
 
     def code(self, lanes: int, near: bool = True) -> _Code:
         """The code for tiles of `lanes` chains, whose numbers have the same upper word if they are `near`: all that there are,
@@ -111,8 +112,7 @@ class _Plan:
                 self.codes[width, near] = _Code(source, width, 0)
             else:
                 printed = self.printed.pop(width, None) or loops.source(self.traced, self.limit, width, machine)
-                source, scratch = printed
-                self.codes[width, near] = _Code(source, width, scratch)
+                self.codes[width, near] = _Code(printed.text, width, printed.scratch)
         return self.codes[width, near]
 
 

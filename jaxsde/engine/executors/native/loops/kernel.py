@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,10 +29,19 @@ from .structure import reshape
 from .sums import fold
 
 
-def source(traced: block.Traced, limit: float, lanes: int, machine: Machine) -> tuple[str, int]:
-    """The module, as text, and the bytes of scratch memory that a call needs: one function `advance`, with the arguments of
-    the kernel of scalars, for vectors of `lanes` chains."""
-    return _Kernel(traced, limit, lanes, machine).text()
+class Printed(NamedTuple):
+    """A module as text, the bytes of scratch memory that a call needs, and whether matrices are multiplied of which each chain
+    has its own."""
+
+    text: str
+    scratch: int
+    multiplies: bool
+
+
+def source(traced: block.Traced, limit: float, lanes: int, machine: Machine) -> Printed:
+    """One function `advance`, with the arguments of the kernel of scalars, for vectors of `lanes` chains."""
+    kernel = _Kernel(traced, limit, lanes, machine)
+    return Printed(*kernel.text(), kernel.nests.multiplies)
 
 
 class _Kernel:

@@ -51,6 +51,7 @@ class Nests:
         self.known = known  # (operation, argument) -> name, of the inputs that are not in memory
         self.registers = (28 if register == 512 else 12) // max(1, body.lanes * 32 // register)
         self.time = 0  # loops printed so far
+        self.multiplies = False  # matrices, of which each chain has its own
         self.buffers: list[Buffer] = []
         self.block = ""  # the label of the basic block that is being printed
         self.names = itertools.count()

@@ -142,6 +142,7 @@ def summed(
 def product(nests: Nests, x: Array, y: Array, dtype: Any, turned: bool = False) -> Array:
     """Σ_k x[b, m, k] y[b, n, k] as [b, m, n]; `turned`: in the memory of [b, n, m]."""
     (batch, m, depth), n = x.shape, y.shape[1]
+    nests.multiplies |= min(m, n) > 1 and not (x.uniform or y.uniform)
     tile_m, tile_n = tiles(m, n, x.uniform, y.uniform, nests.registers)
     x = x if n <= tile_n and x.whole else nests.ready(x)  # what is read once is worked out where it is read
     y = y if m <= tile_m and y.whole else nests.ready(y)
