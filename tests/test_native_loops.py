@@ -13,6 +13,7 @@ import jaxsde as js
 from jaxsde.engine import launch, layout
 from jaxsde.engine.executors import native
 from jaxsde.engine.executors.native import build, called, loops
+from jaxsde.engine.executors.native.loops import rules
 from jaxsde.engine.executors.scalar import Unsupported, block
 from jaxsde.engine.executors.scalar.plans import Plans
 
@@ -216,6 +217,26 @@ def test_what_no_loop_does_is_named():
     chain = js.integrate(js.langevin(js.potential(loss, np.ones(3)), temperature=0.1), dt=0.05)
     with pytest.warns(UserWarning, match="the primitive eigh"):
         assert js.simulate(chain, np.ones(3), key=KEY, chains=16, steps=2, executor="native").executor == "vmap"
+
+
+@pytest.mark.parametrize("more", [{}, {"optimizer": optax.adam}, {"sampling": "cyclic"}], ids=["plain", "Adam", "cyclic"])
+def test_the_gradient_of_a_matrix_goes_straight_into_what_reads_it(more, monkeypatch):
+    """Its product then has no loops and no memory of its own, and the chains are the same to the bit."""
+    chain, start = network(2, **more)
+    runs, passes = [], []
+    for written in (rules._written, lambda *given: None):
+        monkeypatch.setattr(rules, "_written", written)
+        monkeypatch.setattr(native, "plan_of", Plans(native._Plan))
+        launch._programs.clear()
+        runs.append(js.simulate(chain, start, key=KEY, chains=33, steps=9, executor="native"))
+        cast = launch.cast(chain, runs[-1].dtype)
+        plan = native.plan_of(cast, launch.one_state(cast, runs[-1].dtype), runs[-1].dtype)
+        assert plan.graphs is None
+        passes.append(loops.source(plan.traced, plan.limit, 16, build.machine()).text.count(".latch:"))
+    launch._programs.clear()
+    np.testing.assert_array_equal(runs[0].positions, runs[1].positions)
+    assert np.abs(runs[0].positions - np.concatenate([np.ravel(a) for a in start])).max() > 1e-3
+    assert passes[0] <= passes[1] - 2  # there are two matrices
 
 
 @pytest.mark.parametrize("processor", PROCESSORS)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...scalar.graph import CHAIN, Graph, Node
+from ...scalar.graph import CHAIN, Graph, Node, Unsupported
 from ..rows import columns_of
 from ..vectors import Printer
 from ..writer import TYPES, stored
@@ -74,6 +74,8 @@ class _Printer(Printer):
             self.names[node.number] = n.known[node.op, node.args[0] if node.args else 0]
         elif node.op == "cell":
             buffer, at, *base = node.args
+            if buffer in n.waiting:
+                raise Unsupported("a product that is read before it is made")
             if base and base[0].wide:
                 self.names[node.number] = self._own(buffer, at, base[0])
             else:

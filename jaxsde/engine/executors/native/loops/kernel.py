@@ -175,7 +175,7 @@ class _Kernel:
         rules = Rules(n, stores=True)
         one = [reshape(n, [], x, new_sizes=x.shape[1:]) for x in drawn]
         number = scalar(lambda g: g.input("number", self.dtype, STEP, 0), self.dtype, True)
-        after = rules.evaluate(t.step, *self._shared(), *self._state(self.now), *one, number)
+        after = rules.evaluate(t.step, *self._shared(), *self._state(self.now), *one, number, written=True)
         for x, buffer in zip(after, self.next, strict=True):
             n.fill(x, buffer)
         place = self._position(self.next)

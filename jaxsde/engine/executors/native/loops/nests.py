@@ -24,12 +24,16 @@ _PIECES = 64  # formulas that one array may be made of
 _ALWAYS = 1 << 62
 _UNROLLED = 16  # entries along an axis whose formula changes at each
 
+Finish = Callable[[Body, Sequence[tuple[At, Node]]], None]
+
 
 class Buffer:
-    """Memory for `size` vectors. Its place is known at the end, unless it has a `pointer` of its own."""
+    """Memory for `size` vectors. Its place is known at the end, unless it has a `pointer` of its own. Where what it is for waits to
+    be read, `made(finish)` prints the loops that work it out, with what is to be done with the entries of a tile."""
 
     def __init__(self, size: int, dtype: Any, began: int, pointer: str | None = None):
         self.size, self.dtype, self.first, self.last, self.pointer = size, np.dtype(dtype), began, began, pointer
+        self.made: Callable[[Finish], None] | None = None
 
 
 class Loop:
@@ -52,6 +56,7 @@ class Nests:
         self.registers = (28 if register == 512 else 12) // max(1, body.lanes * 32 // register)
         self.time = 0  # loops printed so far
         self.multiplies = False  # matrices, of which each chain has its own
+        self.waiting: list[Buffer] = []  # for who reads them
         self.buffers: list[Buffer] = []
         self.block = ""  # the label of the basic block that is being printed
         self.names = itertools.count()
@@ -175,7 +180,10 @@ class Nests:
 
     def stored(self, x: Array) -> Array:
         """x in memory."""
-        return x if x.view is not None else self.fill(x, self.buffer(x.size, x.dtype))
+        if x.view is None:
+            return self.fill(x, self.buffer(x.size, x.dtype))
+        self.settle(x.view.source)
+        return x
 
     def fill(self, x: Array, buffer: Buffer, offset: int = 0) -> Array:
         """Writes x to the buffer."""
@@ -197,6 +205,8 @@ class Nests:
         if not x.size:
             return
         for ranges in itertools.product(*axes):
+            if self.waiting and self._made_on_the_way(x, ranges, use):
+                continue
             looped = [(0, 1) if u else r for r, u in zip(ranges, unrolled, strict=True)]
             with self.loops(looped) as index:
                 body = self.graph()
@@ -207,11 +217,61 @@ class Nests:
                     use(body, at, node)
         self.time += 1
 
+    def _made_on_the_way(self, x: Array, ranges: Sequence[tuple[int, int]], use: Callable[[Body, Index, Node], None]) -> bool:
+        """The same for one formula, in the loops of a product that it reads entry by entry, if there is one: the product then never
+        lies in memory. Any others that it reads do from now on."""
+        probe = [At.of(Var(f"%probe{d}", low, high)) if high - low > 1 else At(low) for d, (low, high) in enumerate(ranges)]
+        body = self.graph()
+        body.entry(x, tuple(probe))
+        read = {n.args[0]: n.args[1] for n in body.g.nodes.values() if n.op == "cell" and n.args[0] in self.waiting}
+        long = [d for d, at in enumerate(probe) if at.terms]
+        if len(read) == len(long) == 1:
+            ((buffer, at),), (low, high) = read.items(), ranges[long[0]]
+            if at == probe[long[0]].plus(-low) and high - low == buffer.size:
+                self._make(buffer, self._finishing(x, buffer, probe, long[0], low, use))
+                buffer.size = 0
+                return True
+        for buffer in read:
+            self.settle(buffer)
+        return False
+
+    def _finishing(
+        self, x: Array, buffer: Buffer, probe: Sequence[At], axis: int, low: int, use: Callable[[Body, Index, Node], None]
+    ) -> Finish:
+        def finish(body: Body, entries: Sequence[tuple[At, Node]]) -> None:
+            names = body.need([node for _, node in entries])
+            places = [(*probe[:axis], at.plus(low), *probe[axis + 1 :]) for at, _ in entries]
+            found = [body.entry(x, place) for place in places]
+            known = {(at.const, frozenset(at.terms)): name for (at, _), name in zip(entries, names, strict=True)}
+            for cell in body.g.nodes.values():
+                if cell.op == "cell" and cell.args[0] is buffer:
+                    at = cell.args[1]
+                    body.printer.names[cell.number] = known[at.const, frozenset(at.terms)]
+            body.need(found)
+            for place, node in zip(places, found, strict=True):
+                use(body, place, node)
+
+        return finish
+
+    def _make(self, buffer: Buffer, finish: Finish) -> None:
+        self.waiting.remove(buffer)
+        assert buffer.made is not None
+        buffer.made(finish)
+
+    def settle(self, buffer: Any) -> None:
+        """Puts into memory what waits for its reader."""
+
+        def finish(body: Body, entries: Sequence[tuple[At, Node]]) -> None:
+            names = body.need([node for _, node in entries])
+            for (at, _), name in zip(entries, names, strict=True):
+                body.nests.body.store(TYPES[buffer.dtype.name], name, self.address(buffer, at))
+
+        if buffer in self.waiting:
+            self._make(buffer, finish)
+
     def ready(self, x: Array) -> Array:
         """x so that its entries may be read many times."""
-        if x.view is not None or (x.uniform and x.whole):
-            return x
-        return self.stored(x)
+        return x if x.view is None and x.uniform and x.whole else self.stored(x)
 
     def rows(self, source: View, base: Array, shape: Sequence[int]) -> Array:
         """Rows of an array that chains share, each chain its own, as vectors of chains ["batch columns"]: `base` ["batch"]

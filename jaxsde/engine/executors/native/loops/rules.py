@@ -26,6 +26,7 @@ _AGAIN = 3  # operations that are cheaper once more than in memory
 _CHEAP = {
     "add", "sub", "mul", "neg", "abs", "max", "min", "select_n", "square", "and", "or", "not", "eq", "ne", "lt", "le", "gt", "ge",
 }  # fmt: skip
+_MOVES, _ALIKE = {"transpose", "reshape", "squeeze", "pad"}, {*_CHEAP, "add_any", "convert_element_type", "div"}
 _DEAR = 8  # operations that another one is worth
 
 
@@ -36,8 +37,9 @@ class Rules:
     def __init__(self, nests: Nests, *, stores: bool):
         self.nests, self.stores = nests, stores
 
-    def evaluate(self, closed: Any, *arguments: Array) -> list[Array]:
-        return self._evaluate(closed.jaxpr, [self.constant(c) for c in closed.consts], list(arguments))
+    def evaluate(self, closed: Any, *arguments: Array, written: bool = False) -> list[Array]:
+        """The results; `written`: whoever asks writes them to memory before anything else."""
+        return self._evaluate(closed.jaxpr, [self.constant(c) for c in closed.consts], list(arguments), written)
 
     def constant(self, value: Any) -> Array:
         """An array known now."""
@@ -48,7 +50,7 @@ class Rules:
             return literal(value.flat[0] if value.size else 0, value.shape, value.dtype)
         return View(self.nests.constant(value), At(), contiguous(value.shape), value.dtype).array(value.shape)
 
-    def _evaluate(self, jaxpr: Any, constants: list, arguments: list) -> list[Array]:
+    def _evaluate(self, jaxpr: Any, constants: list, arguments: list, written: bool = False) -> list[Array]:
         values: dict[Any, Array] = dict(zip(jaxpr.constvars, constants, strict=True))
         values |= dict(zip(jaxpr.invars, arguments, strict=True))
         known = _same(jaxpr)
@@ -70,17 +72,21 @@ class Rules:
             for e in equations
             if e.primitive.name == "transpose" and tuple(e.params["permutation"]) == (1, 0)
         }
+        equations = [e for e in equations if any(uses[v] for v in e.outvars)]
+        readers = {name_of(v): e for e in equations for v in e.invars if not isinstance(v, core.Literal)}
+        ends = set[Any]()
         for equation in equations:
-            if not any(uses[v] for v in equation.outvars):
-                continue
-            once = uses[equation.outvars[0]] == 1 and equation.outvars[0] in turned
-            results = self._apply(equation, [read(v) for v in equation.invars], once)
+            first = equation.outvars[0]
+            once = uses[first] == 1 and first in turned
+            end = _written(first, uses, readers, written) if equation.primitive.name == "dot_general" and self.stores else None
+            results = self._apply(equation, [read(v) for v in equation.invars], once, end is not None)
+            ends.add(end)
             for v, x in zip(equation.outvars, results, strict=True):
                 again = self.stores and uses[v] > 1 and x.work > _AGAIN and not x.uniform
-                values[v] = self.nests.stored(x) if again else x
+                values[v] = self.nests.stored(x) if again or (v in ends and uses[v] > 1 and self.nests.waiting) else x
         return [read(v) for v in jaxpr.outvars]
 
-    def _apply(self, equation: Any, operands: list[Array], turned: bool) -> list[Array]:
+    def _apply(self, equation: Any, operands: list[Array], turned: bool, waits: bool) -> list[Array]:
         name, params = equation.primitive.name, equation.params
         avals = [v.aval for v in equation.outvars]
         if name in IDENTITIES:
@@ -101,7 +107,7 @@ class Rules:
         if name in _FLOW:
             return _FLOW[name](self, avals, *operands, **params)
         if name == "dot_general":
-            return [dot_general(self.nests, avals, *operands, turned=turned, **params)]
+            return [dot_general(self.nests, avals, *operands, turned=turned, waits=waits, **params)]
         if name in _PRIMITIVES:
             found = _PRIMITIVES[name](self.nests, avals, *operands, **params)
             return found if isinstance(found, list) else [found]
@@ -182,6 +188,19 @@ class Rules:
 
     def empty(self, avals: list, **params: Any) -> list[Array]:
         return [literal(0, avals[0].shape, avals[0].dtype)]
+
+
+def _written(v: Any, uses: Counter, readers: dict[Any, Any], results: bool) -> Any:
+    """The vector that is written to memory, entry by entry, and is all that v is read for: one that is read more than once, or a
+    result of the jaxpr, if its `results` are written. None if there is no such thing."""
+    start = v
+    while uses[v] == 1 and v in readers:
+        name, after = readers[v].primitive.name, readers[v].outvars[0]
+        if name not in _MOVES and (name not in _ALIKE or after.aval.size != v.aval.size):
+            return None
+        v = after
+    found = v is not start and v.aval.ndim == 1 and (uses[v] > 1 or results)
+    return v if found else None
 
 
 def _same(jaxpr: Any) -> dict[Any, Any]:

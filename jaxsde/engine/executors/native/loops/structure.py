@@ -42,7 +42,7 @@ def reshape(nests: Nests, avals: list, x: Array, *dynamic: Any, new_sizes: tuple
     if [x.shape[d] for d in old_axes] != [new[d] for d in new_axes]:
         if x.uniform and x.size > COPIED and (x.view is None or x.view.strides != contiguous(x.shape)):
             raise Unsupported(f"{x.size} numbers that chains share, {x.shape} as {new}")
-        x = nests.stored(x)
+        x = x if x.view is not None else nests.stored(x)
         assert x.view is not None
         if x.view.strides != contiguous(x.shape):
             x = nests.fill(x, nests.buffer(x.size, x.dtype))

@@ -13,9 +13,10 @@ from ...scalar.graph import STEP, Graph, Node, Unsupported
 from ..writer import TYPES
 from .arrays import Array, At, Index, Parts, View
 from .body import Body
-from .nests import Nests
+from .nests import Finish, Nests
 from .structure import reshape, transposed
 
+_KEPT = 5  # numbers of its factors for one of a product, at most, where they are kept until who reads it comes
 _ROUNDS = 4  # of a loop that is not worth one, and products of a sum that is not
 
 
@@ -139,8 +140,9 @@ def summed(
     return values
 
 
-def product(nests: Nests, x: Array, y: Array, dtype: Any, turned: bool = False) -> Array:
-    """Σ_k x[b, m, k] y[b, n, k] as [b, m, n]; `turned`: in the memory of [b, n, m]."""
+def product(nests: Nests, x: Array, y: Array, dtype: Any, turned: bool = False, waits: bool = False) -> Array:
+    """Σ_k x[b, m, k] y[b, n, k] as [b, m, n]; `turned`: in the memory of [b, n, m]; it may be worked out where it is read, if it
+    `waits`."""
     (batch, m, depth), n = x.shape, y.shape[1]
     nests.multiplies |= min(m, n) > 1 and not (x.uniform or y.uniform)
     tile_m, tile_n = tiles(m, n, x.uniform, y.uniform, nests.registers)
@@ -148,48 +150,53 @@ def product(nests: Nests, x: Array, y: Array, dtype: Any, turned: bool = False) 
     y = y if m <= tile_m and y.whole else nests.ready(y)
     buffer = nests.buffer(batch * m * n, dtype)
     strides = (m * n, 1, m) if turned else (m * n, n, 1)
-    out = View(buffer, At(), strides, buffer.dtype).array((batch, m, n))
+    out = View(buffer, At(), strides, buffer.dtype)
     kind = nests.body.vector(TYPES[np.dtype(dtype).name])
-    nests.time += 1
     # So many sums side by side that none waits for its own last addition; the tile has no say in the order of a sum.
     together = 1
     while m * n * together < 8 and 2 * together <= depth:
         together *= 2
-    for rows, tm in regions(m, tile_m):
-        for columns, tn in regions(n, tile_n):
-            with nests.loops([(0, batch), rows, columns], [1, tm, tn]) as (b, i, j):
-                tile = list(itertools.product(range(tm), range(tn)))
 
-                def step(
-                    body: Body, sums: list[Node], inner: Index, count: int, b: At = b, i: At = i, j: At = j, tile: list = tile
-                ) -> list[Node]:
-                    new = []
-                    for t in range(count):
-                        k = inner[0].plus(t)
-                        for p, q in tile:
-                            left, right = body.entry(x, (b, i.plus(p), k)), body.entry(y, (b, j.plus(q), k))
-                            new.append(body.multiplied(left, right, sums[len(new)], dtype))
-                    return new
+    def tiled(b: At, i: At, j: At, tile: list[tuple[int, int]], finish: Finish) -> None:
+        def step(body: Body, sums: list[Node], inner: Index, count: int) -> list[Node]:
+            new = []
+            for t in range(count):
+                k = inner[0].plus(t)
+                for p, q in tile:
+                    left, right = body.entry(x, (b, i.plus(p), k)), body.entry(y, (b, j.plus(q), k))
+                    new.append(body.multiplied(left, right, sums[len(new)], dtype))
+            return new
 
-                size = len(tile) * together
-                zero = ["zeroinitializer"] * size
-                sums = summed(nests, [], depth, together, [kind] * size, zero, step, dtype)
-                body = nests.graph()
-                nodes = [body.given(name, dtype) for name in sums]
-                while len(nodes) > len(tile):
-                    half = len(nodes) // 2
-                    nodes = [body.g.op("add", dtype, u, v) for u, v in zip(nodes[:half], nodes[half:], strict=True)]
-                body.need(nodes)
-                for (p, q), node in zip(tile, nodes, strict=True):
-                    body.store(out, (b, i.plus(p), j.plus(q)), node)
-    nests.time += 1
-    return out
+        size = len(tile) * together
+        sums = summed(nests, [], depth, together, [kind] * size, ["zeroinitializer"] * size, step, dtype)
+        body = nests.graph()
+        nodes = [body.given(name, dtype) for name in sums]
+        while len(nodes) > len(tile):
+            half = len(nodes) // 2
+            nodes = [body.g.op("add", dtype, u, v) for u, v in zip(nodes[:half], nodes[half:], strict=True)]
+        places = [out.place((b, i.plus(p), j.plus(q))) for p, q in tile]
+        finish(body, list(zip(places, nodes, strict=True)))
+
+    def made(finish: Finish) -> None:
+        nests.time += 1
+        for rows, tm in regions(m, tile_m):
+            for columns, tn in regions(n, tile_n):
+                with nests.loops([(0, batch), rows, columns], [1, tm, tn]) as (b, i, j):
+                    tiled(b, i, j, list(itertools.product(range(tm), range(tn))), finish)
+        nests.time += 1
+
+    buffer.made = made
+    nests.waiting.append(buffer)
+    if not waits or (m + n) * depth > _KEPT * m * n:
+        nests.settle(buffer)
+    return out.array((batch, m, n))
 
 
 def dot_general(
-    nests: Nests, avals: list, x: Array, y: Array, *, dimension_numbers: Any, turned: bool, **params: Any
+    nests: Nests, avals: list, x: Array, y: Array, *, dimension_numbers: Any, turned: bool, waits: bool, **params: Any
 ) -> Array:
-    """As one product of two matrices for each entry of the batch; `turned`: the result is only read transposed."""
+    """As one product of two matrices for each entry of the batch; `turned`: the result is only read transposed; `waits`: it is
+    read once, entry by entry, by what is then written."""
     (cx, cy), (bx, by) = dimension_numbers
     aval = avals[0]
     if not x.size or not y.size:
@@ -219,7 +226,7 @@ def dot_general(
         work, uniform = depth + left.work + right.work, left.uniform and right.uniform
         few = Array(shape_of, aval.dtype, parts, uniform=uniform, work=work)
         return reshape(nests, [], few, new_sizes=shape)
-    flat_product = product(nests, left, right, aval.dtype, turned and not batch)
+    flat_product = product(nests, left, right, aval.dtype, turned and not batch, waits)
     return reshape(nests, [], flat_product, new_sizes=shape)
 
 
