@@ -239,6 +239,18 @@ def test_the_gradient_of_a_matrix_goes_straight_into_what_reads_it(more, monkeyp
     assert passes[0] <= passes[1] - 2  # there are two matrices
 
 
+def test_a_state_that_is_written_entry_by_entry(only_loops):
+    """Of so few that its parts are no loops; a matrix is among them, whose gradient is a product all the same."""
+
+    def loss(p, e):
+        return (jnp.sum(jnp.tanh(e @ p["in"])) * p["out"] + p["shift"] - p["more"]) ** 2
+
+    start = {"in": np.array([[0.3, -0.5], [0.2, 0.7]]), "more": 0.1, "out": 0.4, "shift": -0.2}
+    chain = js.sgd(js.finite_sum(loss, X[:, :2], start), learning_rate=0.05, batch_size=2)
+    run, distance = apart(chain, start)
+    assert run.executor == "native" and distance < ROUNDINGS
+
+
 @pytest.mark.parametrize("processor", PROCESSORS)
 def test_the_code_compiles_for_other_processors(processor):
     import llvmlite.binding as llvm

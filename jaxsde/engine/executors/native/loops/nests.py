@@ -204,6 +204,8 @@ class Nests:
             raise Unsupported("an array that is joined from very many")
         if not x.size:
             return
+        for buffer in list(self.waiting) if any(unrolled) else ():
+            self.settle(buffer)
         for ranges in itertools.product(*axes):
             if self.waiting and self._made_on_the_way(x, ranges, use):
                 continue
@@ -223,15 +225,15 @@ class Nests:
         probe = [At.of(Var(f"%probe{d}", low, high)) if high - low > 1 else At(low) for d, (low, high) in enumerate(ranges)]
         body = self.graph()
         body.entry(x, tuple(probe))
-        read = {n.args[0]: n.args[1] for n in body.g.nodes.values() if n.op == "cell" and n.args[0] in self.waiting}
+        read = {n.args[:2] for n in body.g.nodes.values() if n.op == "cell" and n.args[0] in self.waiting}
         long = [d for d, at in enumerate(probe) if at.terms]
         if len(read) == len(long) == 1:
-            ((buffer, at),), (low, high) = read.items(), ranges[long[0]]
+            ((buffer, at),), (low, high) = read, ranges[long[0]]
             if at == probe[long[0]].plus(-low) and high - low == buffer.size:
                 self._make(buffer, self._finishing(x, buffer, probe, long[0], low, use))
                 buffer.size = 0
                 return True
-        for buffer in read:
+        for buffer, _ in read:
             self.settle(buffer)
         return False
 
