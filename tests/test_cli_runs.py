@@ -78,6 +78,7 @@ def test_every_chain_diverges(start, tmp_path):
     assert told((tmp_path / "o/result.json").read_text())["ok"] is False
 
 
+@pytest.mark.slow
 def test_a_few_chains_diverge(start, tmp_path):
     """η = 1 is far beyond the mean-square edge: a few of 256 chains leave, the rest are told of as survivors."""
     few = ("--chains", "256", "--steps", "220", "--burn-in", "80", "--learning-rate", "1.0", "--json")

@@ -215,8 +215,8 @@ def test_calls_are_planned_some_at_a_time(every):
     plan, steps, first = SimpleNamespace(every=every, samples=64, dtype=np.dtype(np.float32)), 5 * every, 150_000 * every
     clock = 2**32 - 1000 - (2**32 - 1000) % every
     span = Span(random.clock(clock, CHAIN.draws), np.int32(3), np.int32(3 + first + steps), np.bool_(True), np.int32(0))
-    launch = native._Launch.of(SimpleNamespace(dt=0.5), span, plan.dtype)
-    pieces = list(native.Program._schedule(plan, launch, True, native._CALLS))  # pyright: ignore
+    begun = native._Launch.of(SimpleNamespace(dt=0.5), span, plan.dtype)
+    pieces = list(native.Program._schedule(plan, begun, True, native._CALLS))  # pyright: ignore
     assert len(pieces) > 2 and max(len(calls) for calls, _, _ in pieces) <= native._CALLS
     assert [clock + first_look for _, first_look, _ in pieces] == [calls[0, 0] + calls[0, 2] for calls, _, _ in pieces]
     calls, times = (np.concatenate([p[i] for p in pieces]) for i in (0, 2))

@@ -60,6 +60,7 @@ def test_the_chains_of_lanes_bit_for_bit(name):
     assert not np.allclose(whole.positions, run("lanes", chain, steps=44).positions, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_statistics_and_chains_that_leave():
     statistics = {"cov": js.Covariance(), "hist": js.Histogram(np.linspace(-2, 2, 9), components=0)}
     calm = langevin(2)

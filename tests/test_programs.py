@@ -37,6 +37,7 @@ def keep_few(monkeypatch):
     monkeypatch.setattr(compiled, "_own", compiled.functools.lru_cache(maxsize=KEPT)(own))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("executor", ["vmap", "lanes", "native"])
 def test_programs_of_runs_are_forgotten(executor, monkeypatch):
     keep_few(monkeypatch)

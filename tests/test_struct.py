@@ -131,6 +131,7 @@ def test_jit_vmap_and_grad_go_through_a_step(name):
     assert jax.tree.structure(back) == jax.tree.structure(chain)
 
 
+@pytest.mark.slow
 def test_sweeps_of_whole_runs():
     """vmap over η, temperature and initial points and grad through `advance`, against one at a time."""
     x0 = np.asarray(RNG.normal(size=(4, 2)), "f4")
