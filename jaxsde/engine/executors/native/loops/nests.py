@@ -28,12 +28,10 @@ Finish = Callable[[Body, Sequence[tuple[At, Node]]], None]
 
 
 class Buffer:
-    """Memory for `size` vectors. Its place is known at the end, unless it has a `pointer` of its own. Where what it is for waits to
-    be read, `made(finish)` prints the loops that work it out, with what is to be done with the entries of a tile."""
+    """Memory for `size` vectors. Its place is known at the end, unless it has a `pointer` of its own."""
 
     def __init__(self, size: int, dtype: Any, began: int, pointer: str | None = None):
         self.size, self.dtype, self.first, self.last, self.pointer = size, np.dtype(dtype), began, began, pointer
-        self.made: Callable[[Finish], None] | None = None
 
 
 class Loop:
@@ -56,7 +54,8 @@ class Nests:
         self.registers = (28 if register == 512 else 12) // max(1, body.lanes * 32 // register)
         self.time = 0  # loops printed so far
         self.multiplies = False  # matrices, of which each chain has its own
-        self.waiting: list[Buffer] = []  # for who reads them
+        # What is worked out when it is read: who prints its loops, given what is to be done with the entries of a tile.
+        self.waiting: dict[Buffer, Callable[[Finish], None]] = {}
         self.buffers: list[Buffer] = []
         self.block = ""  # the label of the basic block that is being printed
         self.names = itertools.count()
@@ -230,7 +229,7 @@ class Nests:
         if len(read) == len(long) == 1:
             ((buffer, at),), (low, high) = read, ranges[long[0]]
             if at == probe[long[0]].plus(-low) and high - low == buffer.size:
-                self._make(buffer, self._finishing(x, buffer, probe, long[0], low, use))
+                self.waiting.pop(buffer)(self._finishing(x, buffer, probe, long[0], low, use))
                 buffer.size = 0
                 return True
         for buffer, _ in read:
@@ -255,21 +254,16 @@ class Nests:
 
         return finish
 
-    def _make(self, buffer: Buffer, finish: Finish) -> None:
-        self.waiting.remove(buffer)
-        assert buffer.made is not None
-        buffer.made(finish)
-
     def settle(self, buffer: Any) -> None:
         """Puts into memory what waits for its reader."""
 
         def finish(body: Body, entries: Sequence[tuple[At, Node]]) -> None:
             names = body.need([node for _, node in entries])
             for (at, _), name in zip(entries, names, strict=True):
-                body.nests.body.store(TYPES[buffer.dtype.name], name, self.address(buffer, at))
+                self.body.store(TYPES[buffer.dtype.name], name, self.address(buffer, at))
 
         if buffer in self.waiting:
-            self._make(buffer, finish)
+            self.waiting.pop(buffer)(finish)
 
     def ready(self, x: Array) -> Array:
         """x so that its entries may be read many times."""

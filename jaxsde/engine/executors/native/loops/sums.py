@@ -185,8 +185,7 @@ def product(nests: Nests, x: Array, y: Array, dtype: Any, turned: bool = False, 
                     tiled(b, i, j, list(itertools.product(range(tm), range(tn))), finish)
         nests.time += 1
 
-    buffer.made = made
-    nests.waiting.append(buffer)
+    nests.waiting[buffer] = made
     if not waits or (m + n) * depth > _KEPT * m * n:
         nests.settle(buffer)
     return out.array((batch, m, n))
