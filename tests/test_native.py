@@ -134,6 +134,36 @@ def test_optimizers(optimizer):
     assert both(chain, np.zeros(3))[1] < ROUNDINGS
 
 
+def proportions(w, e):
+    """Of a Dirichlet's logarithms, so that gradients have the slope of digamma."""
+    a = jnp.exp(w)
+    means = jax.scipy.special.digamma(a) - jax.scipy.special.digamma(a.sum())
+    return jax.scipy.special.gammaln(a.sum()) - jax.scipy.special.gammaln(a).sum() + jnp.sum((a - 1 + 0.1 * e[0] ** 2) * means)
+
+
+def directions(w, e):
+    """Angles around a mean, von Mises; that of a small concentration, so that I₁ is odd in sight."""
+    k = w[0] * w[1]
+    return jnp.log(jax.scipy.special.i0e(k)) + jnp.abs(k) - k * jnp.cos(e[1] - w[2]) + 0.1 * w @ w
+
+
+SPECIAL = {
+    "proportions": proportions,
+    "directions": directions,
+    "quantiles": lambda w, e: (jax.scipy.special.erfinv(0.9 * jnp.tanh(e[0] @ w)) - 0.1 * e[1]) ** 2 + w @ w,
+    "knots": lambda w, e: 0.5 * (jnp.interp(e[0][0] + 0.1 * w[2], jnp.linspace(-2, 2, 3), w) - e[1]) ** 2 + 0.1 * w @ w,
+    "powers of a matrix": lambda w, e: (jax.scipy.linalg.expm(jnp.outer(w[:2], e[0][:2])) @ w[:2])[0] ** 2 + w @ w,
+}
+
+
+@pytest.mark.parametrize("name", SPECIAL)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_special_functions(name, dtype):
+    with jax.enable_x64(dtype is np.float64):
+        chain = js.sgd(js.finite_sum(SPECIAL[name], (X, Y), np.full(3, 0.3)), learning_rate=0.05, batch_size=2)
+        assert both(chain, np.full(3, 0.3), dtype=dtype)[1] < ROUNDINGS
+
+
 @pytest.mark.parametrize("width", [1, 2, 3, 5, 8, 9, 16, 17, 33])
 def test_rows_of_any_width(width):
     x = RNG.normal(size=(50, width)) / np.sqrt(width)

@@ -28,7 +28,8 @@ _BLOCK = 128  # chains that one program of the grid advances, one a thread
 _WARPS = 4
 _FREE = 64  # steps that nobody interrupts: the unit may then be any
 _PLATFORMS = ("gpu", "cuda")
-_LACKING = {"rint", "erf", "erfc", "lgamma", "digamma"}  # operations that Pallas cannot hand to Triton
+# Operations that Pallas cannot hand to Triton.
+_LACKING = {"rint", "erf", "erfc", "lgamma", "digamma", "trigamma", "bessel_i0e", "bessel_i1e"}
 
 
 def refuses(chain: Any, state: Any, dtype: Any, platform: str, *, wanted: bool) -> str | None:

@@ -19,7 +19,9 @@ _UNARY = {
     "log1p": lax.log1p, "expm1": lax.expm1, "tanh": lax.tanh, "logistic": lax.logistic, "sin": lax.sin, "cos": lax.cos,
     "tan": lax.tan, "asin": lax.asin, "acos": lax.acos, "atan": lax.atan, "sinh": lax.sinh, "cosh": lax.cosh,
     "asinh": lax.asinh, "acosh": lax.acosh, "atanh": lax.atanh, "erf": lax.erf, "erfc": lax.erfc, "lgamma": lax.lgamma,
-    "digamma": lax.digamma, "cbrt": lax.cbrt, "population_count": lax.population_count, "clz": lax.clz,
+    "digamma": lax.digamma, "trigamma": lambda x: lax.polygamma(lax.full_like(x, 1), x), "erf_inv": lax.erf_inv,
+    "bessel_i0e": lax.bessel_i0e, "bessel_i1e": lax.bessel_i1e, "cbrt": lax.cbrt, "population_count": lax.population_count,
+    "clz": lax.clz,
 }  # fmt: skip
 _BINARY = {
     "add": lax.add, "sub": lax.sub, "mul": lax.mul, "div": lax.div, "max": lax.max, "min": lax.min, "and": lax.bitwise_and,
@@ -32,7 +34,8 @@ _BINARY = {
 OPERATIONS: dict[str, Callable[..., Any]] = {**_UNARY, **_BINARY, "select": lax.select}
 # What may end in a product, and what a compiler may fuse a product into.
 _PRODUCTS = {"mul", "exp", "exp2", "log", "log1p", "expm1", "tanh", "logistic", "sin", "cos", "tan", "asin", "acos", "atan",
-             "sinh", "cosh", "asinh", "acosh", "atanh", "erf", "erfc", "lgamma", "digamma", "cbrt", "pow", "atan2"}  # fmt: skip
+             "sinh", "cosh", "asinh", "acosh", "atanh", "erf", "erfc", "erf_inv", "lgamma", "digamma", "trigamma", "bessel_i0e",
+             "bessel_i1e", "cbrt", "pow", "atan2"}  # fmt: skip
 _SUMS = {"add", "sub", "neg", "abs", "select", "max", "min"}
 
 

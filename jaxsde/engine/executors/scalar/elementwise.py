@@ -12,7 +12,8 @@ from .graph import Graph, Node, Unsupported
 _SAME = (
     "add", "sub", "mul", "div", "max", "min", "neg", "abs", "sqrt", "floor", "ceil", "and", "or", "xor", "not", "rem", "exp",
     "exp2", "log", "log1p", "expm1", "tanh", "logistic", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh",
-    "acosh", "atanh", "erf", "erfc", "lgamma", "digamma", "cbrt", "atan2", "population_count", "clz",
+    "acosh", "atanh", "erf", "erfc", "erf_inv", "lgamma", "digamma", "bessel_i0e", "bessel_i1e", "cbrt", "atan2",
+    "population_count", "clz",
 )  # fmt: skip
 _COMPARE = ("eq", "ne", "lt", "le", "gt", "ge")
 
@@ -23,6 +24,21 @@ def _same(name: str) -> Any:
 
 def _compare(name: str) -> Any:
     return lambda g, x, y, **params: g.op(name, bool, x, y)
+
+
+def _ordered(name: str) -> Any:
+    """In the order in which NaN has a place, beyond the infinities, and −0 is below 0."""
+    return lambda g, x, y, **params: g.op(name, bool, _rank(g, x), _rank(g, y))
+
+
+def _rank(g: Graph, x: Node) -> Node:
+    """An integer, for a float: its bits, all but the sign turned over below 0."""
+    if x.dtype.kind != "f":
+        return x
+    kind = np.dtype(f"int{8 * x.dtype.itemsize}")
+    bits = g.op("bitcast", kind, x)
+    sign = g.op("sar", kind, bits, g.literal(8 * kind.itemsize - 1, kind))
+    return g.op("xor", kind, bits, g.op("and", kind, sign, g.literal(np.iinfo(kind).max, kind)))
 
 
 def _shift(name: str) -> Any:
@@ -90,6 +106,12 @@ def select_n(g: Graph, which: Node, *cases: Node, **params: Any) -> Node:
     return result
 
 
+def polygamma(g: Graph, m: Node, x: Node, **params: Any) -> Node:
+    if m.op != "literal" or m.value != 1:
+        raise Unsupported("the primitive polygamma, but for derivatives of the first order")
+    return g.op("trigamma", x.dtype, x)
+
+
 def round_(g: Graph, x: Node, rounding_method: Any, **params: Any) -> Node:
     if int(rounding_method) == 1:
         return g.op("rint", x.dtype, x)
@@ -111,6 +133,9 @@ ELEMENTWISE |= {
     "rsqrt": lambda g, x, **params: g.op("div", x.dtype, g.literal(1, x.dtype), g.op("sqrt", x.dtype, x)),
     "integer_pow": integer_pow,
     "pow": power,
+    "polygamma": polygamma,
+    "lt_to": _ordered("lt"),
+    "le_to": _ordered("le"),
     "sign": sign,
     "round": round_,
     "select_n": select_n,
