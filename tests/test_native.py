@@ -150,9 +150,9 @@ def directions(w, e):
 SPECIAL = {
     "proportions": proportions,
     "directions": directions,
-    "quantiles": lambda w, e: (jax.scipy.special.erfinv(0.9 * jnp.tanh(e[0] @ w)) - 0.1 * e[1]) ** 2 + w @ w,
+    "quantiles": lambda w, e: (jax.scipy.special.erfinv(0.9 * jnp.tanh(e[0] @ w)) - e[1]) ** 2 + 0.1 * w @ w,
     "knots": lambda w, e: 0.5 * (jnp.interp(e[0][0] + 0.1 * w[2], jnp.linspace(-2, 2, 3), w) - e[1]) ** 2 + 0.1 * w @ w,
-    "powers of a matrix": lambda w, e: (jax.scipy.linalg.expm(jnp.outer(w[:2], e[0][:2])) @ w[:2])[0] ** 2 + w @ w,
+    "powers of a matrix": lambda w, e: (jax.scipy.linalg.expm(jnp.outer(0.3 * jnp.tanh(w[:2]), e[0][:2])) @ w[:2])[0] * w[2] + w @ w - w[0],
 }
 
 
