@@ -14,6 +14,7 @@ from jaxsde.engine import launch, layout
 from jaxsde.engine.executors import native
 from jaxsde.engine.executors.native import build, called, loops
 from jaxsde.engine.executors.native.loops import rules
+from jaxsde.engine.executors.native.writer import Writer
 from jaxsde.engine.executors.scalar import Unsupported, block
 from jaxsde.engine.executors.scalar.plans import Plans
 
@@ -126,6 +127,32 @@ def test_equations(name, only_loops):
 def test_double_precision(only_loops):
     with jax.enable_x64(True):
         assert apart(small("softmax"), np.linspace(-1, 1, D), dtype=np.float64)[1] < ROUNDINGS
+
+
+def looked_up(w, e):
+    """Rows of a table, a flag, and a row written, at places of each chain's own; entries of data that all share, too."""
+    table, best = w.reshape(3, 2), jnp.argmax(w * e[0])
+    words = table[e[1] % 3].sum(0) @ table[best % 3] + jnp.where((w > 0.2)[best], w[best] ** 2, jnp.sin(w[0]))
+    return words + jnp.sum(table.at[e[1][0] % 3].multiply(jnp.asarray(X[:, 0])[best + e[1][0]]) ** 2) + w @ w
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_places_of_each_chains_own(dtype, only_loops, monkeypatch):
+    """The same bits whether they are read and written at once or one after the other."""
+    found, tokens = [], RNG.integers(0, D, size=(20, 5))
+    with jax.enable_x64(dtype is np.float64):
+        for at_once in (True, False):
+            monkeypatch.setattr(Writer, "gathers", at_once)
+            native.plan_of.found.clear()
+            launch._programs.clear()
+            problem = js.finite_sum(looked_up, (X, tokens), np.ones(D))
+            chain = js.sgd(problem, learning_rate=0.02, batch_size=3)
+            plan = native.plan_of(chain, jax.ShapeDtypeStruct((D,), dtype), np.dtype(dtype))
+            text = plan.printed[native.LANES].text
+            assert all((f"masked.{word}" in text) == at_once for word in ("gather", "scatter"))
+            found.append(apart(chain, np.linspace(-1, 1, D), dtype=dtype))
+    assert max(distance for _, distance in found) < ROUNDINGS
+    np.testing.assert_array_equal(*(run.positions for run, _ in found))
 
 
 def matrices(d):

@@ -80,6 +80,11 @@ class Writer:
         return self.register == 512
 
     @property
+    def gathers(self) -> bool:
+        """Whether reading and writing at as many places as there are lanes is an instruction, and a quick one."""
+        return self.register == 512
+
+    @property
     def scales(self) -> bool:
         """Whether there is an instruction for y · 2^n."""
         return self.halves and self.register == 512 and self.lanes % 16 == 0
@@ -127,6 +132,28 @@ class Writer:
             value = self.let(f"zext {self.vector('i1')} {value} to {self.vector('i8')}")
         kept = stored(scalar)
         self.line(f"store {self.vector(kept)} {value}, ptr {place}, align {1 if kept == 'i8' else 4}")
+
+    def gather(self, scalar: str, start: str, places: str) -> str:
+        """A vector of the numbers that lie so far from the start, an i32 for each lane."""
+        kept, flags = stored(scalar), self.vector("i1")
+        kind, pointers, name = self._pointers("gather", kept, start, places)
+        self.declarations[name] = f"declare {kind} {name}({self.vector('ptr')}, i32, {flags}, {kind})"
+        found = self.let(f"call {kind} {name}({pointers}, i32 1, {flags} splat (i1 true), {kind} poison)")
+        return self.let(f"icmp ne {kind} {found}, zeroinitializer") if scalar == "i1" else found
+
+    def scatter(self, scalar: str, value: str, start: str, places: str) -> None:
+        """Writes a vector there."""
+        if scalar == "i1":
+            value = self.let(f"zext {self.vector('i1')} {value} to {self.vector('i8')}")
+        flags = self.vector("i1")
+        kind, pointers, name = self._pointers("scatter", stored(scalar), start, places)
+        self.declarations[name] = f"declare void {name}({kind}, {self.vector('ptr')}, i32, {flags})"
+        self.line(f"call void {name}({kind} {value}, {pointers}, i32 1, {flags} splat (i1 true))")
+
+    def _pointers(self, what: str, kept: str, start: str, places: str) -> tuple[str, str, str]:
+        found = self.let(f"getelementptr {kept}, ptr {start}, {self.vector('i32')} {places}")
+        name = f"@llvm.masked.{what}.v{self.lanes}{short(kept)}.v{self.lanes}p0"
+        return self.vector(kept), f"{self.vector('ptr')} {found}", name
 
     def all(self, flags: str) -> str:
         """Whether every lane's flag is set."""

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...scalar.graph import CHAIN, Graph, Node, Unsupported
-from ..rows import columns_of
 from ..vectors import Printer
 from ..writer import TYPES, stored
 from .arrays import Array, At, Index
@@ -48,12 +47,8 @@ class Body:
             (name,) = self.need([node])
             start = b.let(f"sext i32 {self.printer.scalar(base)} to i64")
             return b.store(scalar, name, n.address(buffer, at, start))
-        lanes, name = self.need([base, node])
-        values, start = n.lanes_of(name, scalar), n.address(buffer, at)
-        for i, (lane, value) in enumerate(zip(n.lanes_of(lanes, "i32"), values, strict=True)):
-            moved = n.column(lane, i)
-            b.line(f"store {stored(scalar)} {value}, ptr {n.place(start, scalar, moved)}")
-        return None
+        entries, name = self.need([base, node])
+        return n.scatter(scalar, name, n.address(buffer, at), n.own(entries))
 
     def multiplied(self, x: Node, y: Node, total: Node, dtype: Any) -> Node:
         if np.dtype(dtype).kind == "f":
@@ -104,19 +99,9 @@ class _Printer(Printer):
 
     def _own(self, buffer: Buffer, at: At, base: Node) -> str:
         """An entry that is another one for each chain."""
-        n, b, scalar = self.nests, self.body, TYPES[buffer.dtype.name]
-        start, kind, result = n.address(buffer, at), b.vector(stored(scalar)), "poison"
-        for i, lane in enumerate(n.lanes_of(self.use(base, True), "i32")):
-            moved = n.column(lane, i)
-            value = b.let(f"load {stored(scalar)}, ptr {n.place(start, scalar, moved)}")
-            result = b.let(f"insertelement {kind} {result}, {stored(scalar)} {value}, i64 {i}")
-        return b.let(f"icmp ne {kind} {result}, zeroinitializer") if scalar == "i1" else result
+        n, scalar = self.nests, TYPES[buffer.dtype.name]
+        return n.gather(scalar, n.address(buffer, at), n.own(self.use(base, True)))
 
     def _row(self, leaf: Any, at: At, base: Node, scalar: str) -> str:
-        n, b = self.nests, self.body
-        shift = n.number(at)
-        pointers = []
-        for lane in n.lanes_of(self.use(base, True), "i32"):
-            moved = b.let(f"add i64 {b.let(f'sext i32 {lane} to i64')}, {shift}")
-            pointers.append(n.place(n.table(leaf), scalar, moved))
-        return columns_of(b, scalar, pointers, 0, 1)[0]
+        n = self.nests
+        return n.gather(scalar, n.place(n.table(leaf), scalar, n.number(at)), self.use(base, True))

@@ -301,10 +301,32 @@ class Nests:
         b.store(scalar, name, room)
         return [b.let(f"load {stored(scalar)}, ptr {self.place(room, scalar, str(i))}") for i in range(b.lanes)]
 
-    def column(self, entry: str, chain: int) -> str:
-        """Where a chain's own entry (an i32) is, in numbers."""
-        wide = self.body.let(f"sext i32 {entry} to i64")
-        return self.body.let(f"add i64 {self.body.let(f'mul i64 {wide}, {self.body.lanes}')}, {chain}")
+    def own(self, entries: str) -> str:
+        """Where an entry (an i32) of each chain's own is, in numbers."""
+        b = self.body
+        kind, lanes = b.vector("i32"), ", ".join(f"i32 {i}" for i in range(b.lanes))
+        return b.let(f"add {kind} {b.let(f'mul {kind} {entries}, splat (i32 {b.lanes})')}, <{lanes}>")
+
+    def gather(self, scalar: str, start: str, places: str) -> str:
+        """A vector of the numbers that lie so far from the start, an i32 for each chain."""
+        b, result = self.body, "poison"
+        if b.gathers:
+            return b.gather(scalar, start, places)
+        kept = stored(scalar)
+        for i, place in enumerate(self.lanes_of(places, "i32")):
+            value = b.let(f"load {kept}, ptr {self.place(start, scalar, b.let(f'sext i32 {place} to i64'))}")
+            result = b.let(f"insertelement {b.vector(kept)} {result}, {kept} {value}, i64 {i}")
+        return b.let(f"icmp ne {b.vector(kept)} {result}, zeroinitializer") if scalar == "i1" else result
+
+    def scatter(self, scalar: str, value: str, start: str, places: str) -> None:
+        """Writes a vector there."""
+        b = self.body
+        if b.gathers:
+            return b.scatter(scalar, value, start, places)
+        values = self.lanes_of(value, scalar)
+        for one, place in zip(values, self.lanes_of(places, "i32"), strict=True):
+            b.line(f"store {stored(scalar)} {one}, ptr {self.place(start, scalar, b.let(f'sext i32 {place} to i64'))}")
+        return None
 
     def write(self, out: Array, index: Index, name: str) -> None:
         assert out.view is not None
