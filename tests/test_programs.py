@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -87,7 +89,9 @@ def squared(w, e):
     return (e[0] @ w - e[1]) ** 2
 
 
-def test_the_first_chunk_is_as_long_as_another_run_of_the_program_says():
+def test_the_first_chunk_is_as_long_as_another_run_of_the_program_says(monkeypatch):
+    ticks = itertools.count()  # whatever is timed takes a thousandth of a second
+    monkeypatch.setattr(launch, "time", types.SimpleNamespace(perf_counter=lambda: 1e-3 * next(ticks)))
     problem = js.potential(lambda x: x @ x / 2 + 0.125 * x[0] ** 4, np.ones(2), noise_covariance=1.0)
     chain = js.integrate(js.sgd_sde(problem, learning_rate=0.1), dt=0.05)
     given = dict(chains=64, every=3, key=js.key(1), statistics={"m": js.Mean()}, executor="vmap")
@@ -97,14 +101,24 @@ def test_the_first_chunk_is_as_long_as_another_run_of_the_program_says():
 
     assert first() == 63  # nothing is known
     program = next(reversed(launch._programs.values()))
-    # launches that are over at once, or in which chains stopped, say nothing of the next ones
-    program.took(64, 1e-3, 1, True)
-    program.took(64, 1.0, 1, False)
-    assert program.pace.steps() is None and first() == 63
-    program.took(1000, 1.0, 1, True)
+    # a launch that is over at once says that a few times as many steps will not be long, fewer for more tiles, and no more
+    program.short = (60, 1e-3)
+    assert [program.known_steps(tiles) for tiles in (1, 60, 120, 10_000)] == [480, 62, 31, 1]
+    assert first() == 480 and program.short[0] == 480
+    program.took(100, 1e-3)
+    assert program.short[0] == 480 and program.pace.steps() is None
+    program.took(1000, 1.0)
     assert first() == 498  # half a second, and whole intervals
     whole, parts = (js.simulate(chain, np.ones(2), steps=4000, chunk=c, **given) for c in (None, 1000))
     np.testing.assert_array_equal(whole.positions, parts.positions)
+
+
+def test_launches_in_which_chains_stop_say_nothing():
+    problem = js.potential(lambda x: -(x[0] ** 4), np.ones(1), noise_covariance=1.0)
+    chain = js.integrate(js.sgd_sde(problem, learning_rate=0.1), dt=0.05)
+    run = js.simulate(chain, np.ones(1), chains=64, steps=200, key=js.key(1), executor="vmap")
+    program = next(reversed(launch._programs.values()))
+    assert run.diverged.all() and program.short[0] == 0 and program.pace.steps() is None
 
 
 def test_launches_that_are_all_copying_do_not_get_shorter_and_shorter():

@@ -33,17 +33,17 @@ def begin(
     dtype: Any,
     executor: str,
     stream: str,
-) -> Run:
-    """The run at step 0, laid out so that a tile stays in cache and everything fits in memory."""
+) -> tuple[Run, launching.Launcher]:
+    """The run at step 0, laid out so that a tile stays in cache and everything fits in memory, and what takes it on."""
     words = np.asarray(random.key_words(key))
     if chains >= 1 << 48:
         raise MemoryError(f"{chains} chains do not fit in any memory: ask for fewer")
     x0 = _initial(chain, start, chains)
     dtype = _dtype(x0, dtype)
     device, cast = launching.device(), launching.prepared(chain, stream, dtype)
-    numbers, lane_bytes = _lane(chain, cast, dtype)
+    numbers, lane_bytes, state = _lane(chain, cast, dtype)
     layouts.check_lanes(chains, lane_bytes, device)
-    executor = choose(executor, cast, launching.one_state(cast, dtype), dtype, device.platform)
+    executor = choose(executor, cast, state, dtype, device.platform)
     widest = max(layouts.widest(numbers, device.platform), getattr(EXECUTORS[executor], "WIDEST", 0))
     while True:
         plan = layouts.plan(chains, groups, widest, layouts.workers(device.platform))
@@ -52,12 +52,13 @@ def begin(
         if not layouts.fits(plan, row_bytes, 0, device):
             raise layouts.too_many(plan, row_bytes, 0, device)
         run = _at_start(chain, cast, x0, words, plan, statistics, every, dtype, executor, stream)
-        if launching.alone(run) and widest > layouts.FEW:
+        launcher = launching.Launcher(run, cast)
+        if launcher.alone and widest > layouts.FEW:
             widest = layouts.FEW
             continue
-        program_bytes = launching.program_bytes(run)
+        program_bytes = launcher.program_bytes(run)
         if layouts.fits(plan, row_bytes, program_bytes, device):
-            return run
+            return run, launcher
         if plan.width * plan.rows_per_tile <= 16:
             raise layouts.too_many(plan, row_bytes, program_bytes, device)
         widest = plan.width * plan.rows_per_tile // 2
@@ -99,13 +100,13 @@ def _fresh(statistics: Mapping[str, Statistic], plan: Any, rows: int, dim: int, 
 
 
 # What is known of a structure (a tree and the shapes of its leaves) without tracing the user's functions once more.
-_lanes: dict[Any, tuple[int, int]] = {}
+_lanes: dict[Any, tuple[int, int, PyTree]] = {}
 _empties: dict[Any, dict[str, PyTree]] = {}
 _KEPT = 256
 
 
-def _lane(chain: Chain, cast: Chain, dtype: Any) -> tuple[int, int]:
-    """The most numbers that a step of one chain holds at once, and the bytes of its state with its flags."""
+def _lane(chain: Chain, cast: Chain, dtype: Any) -> tuple[int, int, PyTree]:
+    """The most numbers that a step of one chain holds at once, the bytes of its state with its flags, and the state's shapes."""
     key = (launching.signature(cast), str(dtype))
     if key not in _lanes:
         state = launching.one_state(cast, dtype)
@@ -114,7 +115,7 @@ def _lane(chain: Chain, cast: Chain, dtype: Any) -> tuple[int, int]:
         numbers = max(numbers, 16 * sum(int(np.prod(z.shape)) for z in jax.tree.leaves(drawn)))
         if len(_lanes) >= _KEPT:
             _lanes.clear()
-        _lanes[key] = numbers, 9 + sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(state))
+        _lanes[key] = numbers, 9 + sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(state)), state
     return _lanes[key]
 
 
@@ -129,7 +130,9 @@ def _empty(statistics: Mapping[str, Statistic], width: int, dim: int, dtype: Any
     return _empties[key]
 
 
-def resume(chain: Chain, run: Run, statistics: Mapping[str, Statistic] | None, every: int) -> Run:
+def resume(
+    chain: Chain, run: Run, statistics: Mapping[str, Statistic] | None, every: int
+) -> tuple[Run, launching.Launcher]:
     if chain.dim != run.chain.dim:
         raise ValueError(f"the run has dimension {run.chain.dim}, the chain {chain.dim}: go on with the same problem")
     held = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[2:], a.dtype), run.state)
@@ -138,14 +141,12 @@ def resume(chain: Chain, run: Run, statistics: Mapping[str, Statistic] | None, e
     if jax.tree.structure(held) != jax.tree.structure(state) or jax.tree.leaves(held) != jax.tree.leaves(state):
         raise ValueError("the chain keeps another state than the run's (another optimizer?): go on with the same kind of chain")
     executor = choose(run.executor, cast, state, run.dtype, launching.device().platform)
-    if statistics is None and every == run.every:
-        return replace(run, chain=chain, executor=executor, _cache={})
-    statistics = dict(run.statistics if statistics is None else statistics)
-    fresh = _fresh(statistics, run.layout, run.alive.shape[0], chain.dim, run.dtype)
-    return replace(
-        run, chain=chain, executor=executor, statistics=statistics, every=every, accumulators=fresh, samples=0,
-        origin=run.step, _cache={},
-    )  # fmt: skip
+    run = replace(run, chain=chain, executor=executor, _cache={})
+    if statistics is not None or every != run.every:
+        statistics = dict(run.statistics if statistics is None else statistics)
+        fresh = _fresh(statistics, run.layout, run.alive.shape[0], chain.dim, run.dtype)
+        run = replace(run, statistics=statistics, every=every, accumulators=fresh, samples=0, origin=run.step)
+    return run, launching.Launcher(run, cast)
 
 
 def _initial(chain: Chain, start: PyTree, chains: int) -> np.ndarray:

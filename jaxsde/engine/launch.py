@@ -17,69 +17,77 @@ from .. import random
 from . import layout as layouts
 from .executors import EXECUTORS
 from .executors.tile import Span, Tile
-from .pace import Pace
+from .pace import SECONDS, Pace
 from .wrapped import once, streamed
 
 
-def advance(run: Any, steps: int, collecting: bool) -> Any:
-    """The run `steps` steps later: every tile through the compiled program, as many at once as there are workers."""
-    plan, where = run.layout, device()
-    shared = jax.device_put((prepared(run.chain, run.stream, run.dtype), dict(run.statistics)), where)
-    span = _span(run, steps, collecting)
-    compiled = _compiled(shared, span, run, where)
-    advance_tile = compiled.program.bind(shared, run.key_words, span)
-    # Every worker puts its tiles where they belong.
-    empty = lambda x: np.empty(x.shape, x.dtype)  # noqa: E731
-    survived = np.empty(run.survived.shape, np.uint32)
-    joined = Tile(jax.tree.map(empty, run.state), jax.tree.map(empty, run.accumulators), empty(run.alive), survived)
-    wide_types = bool(jax.config.jax_enable_x64)  # pyright: ignore[reportAttributeAccessIssue]
+class Launcher:
+    """Takes a run on, and the runs that come of it: what all tiles share is made ready once, and the program is found once.
+    `chain`, where it is at hand, is the run's as `prepared`."""
 
-    def launch(tile: tuple[int, int]) -> None:
-        with jax.enable_x64(wide_types):  # a setting of the calling thread, which a worker does not inherit
-            after = jax.device_get(advance_tile(plan.ids(*tile), _tile(run, tile)))
-        rows = slice(tile[0], tile[0] + plan.rows_per_tile)
-        # An executor gives the entries in their order; copied once, whatever lies between them.
-        jax.tree.map(lambda whole, part: np.copyto(whole[rows].reshape(part.shape), part, casting="no"), joined, after)
+    def __init__(self, run: Any, chain: Any = None):
+        chain = prepared(run.chain, run.stream, run.dtype) if chain is None else chain
+        self.where = device()
+        self.shared = jax.device_put((chain, dict(run.statistics)), self.where)
+        self.compiled = _compiled(self.shared, _span(run, 1, False), run, self.where)
 
-    began = time.perf_counter()
-    with ThreadPoolExecutor(compiled.workers(where)) as pool:
-        deque(pool.map(launch, plan.tiles), maxlen=0)
-    rounds, everyone = compiled.rounds(plan, where), int(joined.alive.sum()) == run.chains
-    compiled.took(steps, time.perf_counter() - began, rounds, everyone)
-    before, after = ((step - run.origin) // run.every for step in (run.step, run.step + steps))
-    return replace(
-        run,
-        step=run.step + steps,
-        samples=run.samples + (after - before) * collecting,
-        state=joined.state,
-        accumulators=joined.accumulators,
-        alive=joined.alive,
-        survived=run.survived + joined.survived,
-        _cache={},
-    )
+    def workers(self, run: Any) -> int:
+        """Threads that launch tiles."""
+        return 1 if self.alone else min(layouts.workers(self.where.platform), len(run.layout.tiles))
 
+    def rounds(self, run: Any) -> int:
+        """Tiles that a worker runs one after the other."""
+        return math.ceil(len(run.layout.tiles) / self.workers(run))
 
-def program_bytes(run: Any) -> int:
-    """What the compiled program of this run takes for all tiles that are in flight at once, by the compiler's own count."""
-    plan, where = run.layout, device()
-    shared = (prepared(run.chain, run.stream, run.dtype), dict(run.statistics))
-    compiled = _compiled(shared, _span(run, 1, False), run, where)
-    return compiled.program.bytes * min(compiled.workers(where), len(plan.tiles))
+    def program_bytes(self, run: Any) -> int:
+        """What the compiled program takes for all tiles that are in flight at once, by the compiler's own count."""
+        return self.compiled.program.bytes * self.workers(run)
 
+    @property
+    def alone(self) -> bool:
+        """Whether the program takes one tile at a time, which should be small."""
+        return self.compiled.program.alone
 
-def alone(run: Any) -> bool:
-    """Whether the program of this run takes one tile at a time, which should be small."""
-    where = device()
-    shared = (prepared(run.chain, run.stream, run.dtype), dict(run.statistics))
-    return _compiled(shared, _span(run, 1, False), run, where).program.alone
+    def known_steps(self, run: Any) -> int | None:
+        """How many steps a launch should take, if the program has run before."""
+        return self.compiled.known_steps(self.rounds(run))
 
+    def advance(self, run: Any, steps: int, collecting: bool) -> Any:
+        """The run `steps` steps later: every tile through the compiled program, as many at once as there are workers."""
+        plan, span = run.layout, _span(run, steps, collecting)
+        advance_tile = self.compiled.program.bind(self.shared, run.key_words, span)
+        # Every worker puts its tiles where they belong.
+        empty = lambda x: np.empty(x.shape, x.dtype)  # noqa: E731
+        survived = np.empty(run.survived.shape, np.uint32)
+        joined = Tile(jax.tree.map(empty, run.state), jax.tree.map(empty, run.accumulators), empty(run.alive), survived)
+        wide_types = bool(jax.config.jax_enable_x64)  # pyright: ignore[reportAttributeAccessIssue]
 
-def known_steps(run: Any) -> int | None:
-    """How many steps a launch of this run should take, if its program has run before."""
-    where = device()
-    shared = (prepared(run.chain, run.stream, run.dtype), dict(run.statistics))
-    compiled = _compiled(shared, _span(run, 1, False), run, where)
-    return compiled.pace.steps(compiled.rounds(run.layout, where))
+        def launch(tile: tuple[int, int]) -> None:
+            with jax.enable_x64(wide_types):  # a setting of the calling thread, which a worker does not inherit
+                after = jax.device_get(advance_tile(plan.ids(*tile), _tile(run, tile)))
+            rows = slice(tile[0], tile[0] + plan.rows_per_tile)
+            # An executor gives the entries in their order; copied once, whatever lies between them.
+            jax.tree.map(lambda whole, part: np.copyto(whole[rows].reshape(part.shape), part, casting="no"), joined, after)
+
+        began, workers = time.perf_counter(), self.workers(run)
+        if workers == 1:
+            deque(map(launch, plan.tiles), maxlen=0)
+        else:
+            with ThreadPoolExecutor(workers) as pool:
+                deque(pool.map(launch, plan.tiles), maxlen=0)
+        if int(joined.alive.sum()) == run.chains:  # steps of chains that have diverged may take no time at all
+            self.compiled.took(steps, (time.perf_counter() - began) / self.rounds(run))
+        before, after = ((step - run.origin) // run.every for step in (run.step, run.step + steps))
+        return replace(
+            run,
+            step=run.step + steps,
+            samples=run.samples + (after - before) * collecting,
+            state=joined.state,
+            accumulators=joined.accumulators,
+            alive=joined.alive,
+            survived=run.survived + joined.survived,
+            _cache={},
+        )
 
 
 def _span(run: Any, steps: int, collecting: bool) -> Span:
@@ -112,21 +120,25 @@ class _Compiled:
 
     def __init__(self, program: Any):
         self.program, self.pace = program, Pace()
+        self.short = (0, 1.0)  # the most steps of a launch that was too short to tell more, and its seconds for a tile
 
-    def workers(self, where: Any) -> int:
-        """Threads that launch tiles."""
-        return 1 if self.program.alone else layouts.workers(where.platform)
+    def took(self, steps: int, seconds: float) -> None:
+        """So many seconds for each tile that a worker ran."""
+        if seconds > _TELLING_SECONDS:
+            self.pace.took(steps, seconds)
+        elif steps > self.short[0]:
+            self.short = (steps, seconds)
 
-    def rounds(self, plan: Any, where: Any) -> int:
-        """Tiles that a worker runs one after the other."""
-        return math.ceil(len(plan.tiles) / self.workers(where))
-
-    def took(self, steps: int, seconds: float, rounds: int, everyone: bool) -> None:
-        if seconds > _TELLING_SECONDS and everyone:  # steps of chains that have diverged may take no time at all
-            self.pace.took(steps, seconds / rounds)
+    def known_steps(self, rounds: int) -> int | None:
+        """Steps of a launch in which a worker runs so many tiles, None before the first. After short ones: a few times as many
+        at the most."""
+        steps, seconds = self.short
+        few = min(_FEW, SECONDS / _FEW / (seconds * rounds))
+        return self.pace.steps(rounds) or (max(1, int(steps * few)) if steps else None)
 
 
 _TELLING_SECONDS = 0.05  # a shorter launch says little of a longer one
+_FEW = 8
 _programs: OrderedDict[Any, _Compiled] = OrderedDict()
 _KEPT_PROGRAMS = 64
 

@@ -23,9 +23,9 @@ from jaxtyping import PyTree
 
 from ..random import STREAMS, steps_per_epoch
 from ..types import Chain, Statistic
-from . import launch as launching
 from .begin import begin, resume
 from .executors import EXECUTORS
+from .launch import Launcher
 from .pace import Pace
 from .progress import progress_bar
 from .run import Run
@@ -115,7 +115,7 @@ def iterate(
         given = {"key": key, "chains": chains, "dtype": dtype, "stream": stream}
         if extra := [name for name, value in given.items() if value is not None]:
             raise ValueError(f"a Run goes on with its own {', '.join(extra)}: leave {', '.join(extra)} out")
-        run = resume(chain, start, statistics, every)
+        run, launcher = resume(chain, start, statistics, every)
         if burn_in and run.samples:
             raise ValueError(
                 f"burn_in={burn_in} would leave a gap in statistics that have begun: give statistics={{...}} to begin afresh, "
@@ -124,7 +124,7 @@ def iterate(
     else:
         if key is None or chains is None:
             raise ValueError("give key=jax.random.key(seed) and chains=a number, or a Run to go on from")
-        run = begin(
+        run, launcher = begin(
             chain,
             start,
             key,
@@ -144,10 +144,10 @@ def iterate(
     total = burn_in + steps
     if (run.step + total) * run.chains >= 1 << 63:
         raise ValueError(f"{run.step + total} steps of {run.chains} chains exceed 2^63 chain-steps: ask for fewer")
-    return _chunks(run, burn_in, steps, chunk, progress)
+    return _chunks(run, launcher, burn_in, steps, chunk, progress)
 
 
-def _chunks(run: Run, burn_in: int, steps: int, chunk: int | None, progress: Any) -> Iterator[Run]:
+def _chunks(run: Run, launcher: Launcher, burn_in: int, steps: int, chunk: int | None, progress: Any) -> Iterator[Run]:
     if burn_in + steps == 0:
         yield run if run.samples or run.step else _look(run)
         return
@@ -156,9 +156,9 @@ def _chunks(run: Run, burn_in: int, steps: int, chunk: int | None, progress: Any
         while done < burn_in + steps:
             collecting = done >= burn_in
             left = (burn_in + steps if collecting else burn_in) - done
-            size = min(left, _LARGEST_CHUNK, chunk) if chunk else _next(run, pace, left)
+            size = min(left, _LARGEST_CHUNK, chunk) if chunk else _next(run, launcher, pace, left)
             began = time.perf_counter()
-            run = launching.advance(run, size, collecting)
+            run = launcher.advance(run, size, collecting)
             pace.took(size, time.perf_counter() - began)
             done += size
             if done == burn_in:
@@ -167,11 +167,11 @@ def _chunks(run: Run, burn_in: int, steps: int, chunk: int | None, progress: Any
             yield run
 
 
-def _next(run: Run, pace: Pace, left: int) -> int:
+def _next(run: Run, launcher: Launcher, pace: Pace, left: int) -> int:
     """Steps for the next automatic chunk, from what those before took: at most so many times as many as the last one had.
     For the first, from another run of the same program, if there was one. What would be left over goes with the last one."""
     known = pace.steps()
-    wanted = launching.known_steps(run) or _FIRST_CHUNK if known is None else min(known, _GROWTH * pace.last)
+    wanted = launcher.known_steps(run) or _FIRST_CHUNK if known is None else min(known, _GROWTH * pace.last)
     wanted = max(1, min(wanted, _LARGEST_CHUNK) // run.every) * run.every
     return left if left <= min(wanted + wanted // 4, _LARGEST_CHUNK) else wanted
 
