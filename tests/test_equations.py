@@ -169,6 +169,7 @@ def test_sign_sgd():
     assert abs(value / 2 - law) > 5 * error + 0.02 * value
 
 
+@pytest.mark.slow
 def test_signs_of_correlated_noise():
     """Cov(sign ĝ) away from the minimum, by SciPy's bivariate normal law: E s s' = 4 P(both > 0) − 2 P(> 0) − 2 P(> 0) + 1; and its root.
     Without the correlations it would be diagonal. SignSGD itself, η = .02, has the covariance that theory makes of it, to 2 %."""

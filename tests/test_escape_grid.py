@@ -75,6 +75,7 @@ def test_a_square_is_left_by_walls_and_by_a_target():
     assert_allclose([strip.mean, around.mean], 1 - 0.25**2, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_a_well_whose_escape_is_that_of_the_line():
     turn = np.array([[np.cos(0.6), -np.sin(0.6)], [np.sin(0.6), np.cos(0.6)]])
     back = jnp.asarray(turn.T)

@@ -322,6 +322,7 @@ def test_sra1_is_diffrax_on_the_same_path():
         np.testing.assert_allclose(ours, x, rtol=1e-11)
 
 
+@pytest.mark.slow
 def test_splittings_follow_diffrax_along_a_path():
     """The pendulum in a bath, γ = .8, kT = .3: the rms distance to diffrax's ShOULD over 32 paths falls in proportion to the step."""
 

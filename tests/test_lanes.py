@@ -121,6 +121,7 @@ def test_chains_that_leave_the_numbers(chunk):
     np.testing.assert_array_equal(run(wild, "lanes", chains=300, steps=40).positions, ours.positions)
 
 
+@pytest.mark.slow
 def test_statistics_see_the_same_samples():
     statistics = {"cov": js.Covariance(), "hist": js.Histogram(np.linspace(-3, 3, 13), components=0)}
     for every in (1, 3, 16):

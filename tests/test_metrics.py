@@ -180,6 +180,7 @@ def test_a_marginal_is_a_lower_bound_and_says_so(direction):
     assert "lower bound" in found.estimator
 
 
+@pytest.mark.slow
 def test_three_components():
     scales = np.array([1.0, 1.2, 0.8])
     run = run_of_samples(normal(9, 100_000, 3) * scales, Histogram([np.linspace(-5, 5, 31)] * 3))

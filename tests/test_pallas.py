@@ -48,7 +48,7 @@ def run(executor, chain, chains=150, steps=45, **more):
 
 
 # a short step and a long one, examples and integers; all of them where there is time
-SOME = ("four dimensions", "one example", "a batch", "integers in the state")
+SOME = ("four dimensions", "one example", "a batch")
 
 
 @pytest.mark.parametrize("name", some(CHAINS, SOME))

@@ -175,6 +175,7 @@ print("over")
 """
 
 
+@pytest.mark.slow
 def test_factorisations_of_many_chains_do_not_wait_for_each_other():
     """XLA runs them where their own parts have to run: two tiles at a time, or two in one program, once waited for ever."""
     done = subprocess.run([sys.executable, "-c", WAITS], capture_output=True, text=True, timeout=300)
