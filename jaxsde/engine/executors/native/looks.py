@@ -79,7 +79,7 @@ class Looking:
         self.own = {name: accumulators[name] for name in code.own}
         # What belongs to a vector of chains lies together: [lanes / LANES, numbers, LANES], in bytes.
         leaves = jax.tree.leaves(self.own)
-        entries = sum(np.size(leaf) // lanes for leaf in leaves)
+        entries = sum(leaf.size for leaf in leaves) // lanes
         self.vectors = memory.aligned(lanes // LANES, entries, slot_bytes(a.dtype for a in leaves))
         for leaf, place in zip(leaves, self._places(), strict=True):
             if leaf.strides[0] or leaf[0].any():  # and not the zeros that a run begins with, which all rows share
@@ -96,7 +96,7 @@ class Looking:
         """Where the leaves of the accumulators are: ["vectors", entries, LANES] each."""
         found, first = [], 0
         for leaf in jax.tree.leaves(self.own):
-            kind, entries = memory.row_bytes(leaf.dtype), int(np.prod(leaf.shape)) // self.lanes
+            kind, entries = memory.row_bytes(leaf.dtype), leaf.size // self.lanes
             found.append(self.vectors[:, first : first + entries, : LANES * kind.itemsize].view(kind))
             first += entries
         return found
