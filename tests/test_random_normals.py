@@ -226,7 +226,7 @@ TWINS = {
     short_tail: ["beyond 4.0"],
     uniform: ["moment 4", "chi-square", "beyond 3.0"],
     pcg4d: ["chain + 1"],
-    two_rounds: ["moment 2", "chain + 1", "step + 4", "lane + 1", "chi-square"],
+    two_rounds: ["moment 2", "chain + 1", "step + 4", "chi-square"],
     five_rounds: ["chain + 2^32"],
     xoshiro_of_two_rounds: ["chain + 1", "chi-square"],
 }

@@ -32,7 +32,8 @@ from .philox import Purpose, philox4x32
 from .streams import STREAMS, Stream, burst
 from .variables import below, box_muller, sign, three_point
 
-LAYOUT = 2  # 1: a word for each step's signs and each three-point variable; permutations of 36 rounds
+# 1: a word for each step's signs and each three-point variable; permutations of 36 rounds. 2: two normals' signs from two bits.
+LAYOUT = 3
 
 __all__ = [
     "LAYOUT",

@@ -13,38 +13,35 @@ from .philox import multiply
 
 _u32 = np.uint32
 
-_LOG = (  # of log(1 + f) = f - f²/2 + f³·P(f) on [√½ - 1, √2 - 1]: Cephes logf (Moshier)
-    7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1,
-    -1.6668057665e-1, 2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1,
+# Of -2 log(1 - f/2) = f + f²·(f·P(f) + ¼) for 1 - f/2 on [√½, √2]: minimax in the relative error, 3e-8
+_LOG = (
+    0.0003398608488, 0.00111464744, 0.002330432409, 0.0051804952,
+    0.0124769149, 0.0312516713, 0.08333477685,
 )  # fmt: skip
-# sin(πx/4)/x and cos(πx/4) in x² on [-1, 1]: minimax in the error of sin and cos, 4e-9 and 5e-11
-_SIN = (-3.611684050577e-5, 2.490308802094e-3, -8.074560012793e-2, 0.7853981852531433)
-_COS = (3.531334577e-6, -3.259420078135e-4, 1.5854327751805e-2, -3.0842513583836e-1, 1.0)
+# sin(πx/2)/x and cos(πx/2) in x² on [-1, 1]: minimax in the error of sin and cos, 3e-9 and 5e-8
+_SIN = (1.5082056451e-4, -4.6722279232e-3, 7.9688480540e-2, -0.6459633598658714, 1.5707962900223686)
+_COS = (8.5819061988e-4, -2.0810627520e-2, 0.2536507446359358, -1.2336982146689266, 0.9999999534666713)
 
 
 def box_muller(a: UInt32[Array, "..."], b: UInt32[Array, "..."], dtype: Any = np.float32) -> tuple[Array, Array]:
     """Two independent standard normals from two words, without a branch (Box and Muller 1958).
 
-        √(-2 log u) (±cos s, ±sin s) or with the two swapped,    u = (a + ½) 2^-32,    s = π/4 · b 2^-31
+        ±√(-2 log u) (cos s, sin s),    u = (a + ½) 2^-32,    s = π/2 · b 2^-31
 
-    with `b` read as signed; its three lowest bits choose the signs and the swap. All 32 bits of `a` count, so |z| reaches
+    with `b` read as signed, so that s is a half turn; its lowest bit chooses the sign. All 32 bits of `a` count, so |z| reaches
     √(2 log 2^33) = 6.76 (24 bits would end at 5.9). In float32 u is kept as u - 1 where it is near 1, and log, sin and
-    cos are polynomials; the result is within 1e-6 of the float64 one from the same words, never subnormal or NaN.
+    cos are polynomials; the result is within 3e-7 of the radius of the float64 one from the same words, never subnormal or NaN.
     """
     w = _signed_uniform(a, dtype)
     x = lax.bitcast_convert_type(b, jnp.int32).astype(dtype) * np.asarray(2.0**-31, dtype)
     if np.dtype(dtype) == np.float64:
-        log = jnp.log1p(jnp.where(w < 0, w, w - 1.0))
-        sin, cos = jnp.sin(np.pi / 4 * x), jnp.cos(np.pi / 4 * x)
+        square = -2.0 * jnp.log1p(jnp.where(w < 0, w, w - 1.0))
+        sin, cos = jnp.sin(np.pi / 2 * x), jnp.cos(np.pi / 2 * x)
     else:
-        log = _log(w)
-        square = x * x
-        sin, cos = x * _horner(square, _SIN), _horner(square, _COS)
-    radius = jnp.sqrt(np.asarray(-2.0, dtype) * log)
-    swap = (b & _u32(1)) != 0
-    first, second = radius * jnp.where(swap, sin, cos), radius * jnp.where(swap, cos, sin)
-    # signs last, by a select: a product as the last step could be fused, unrounded, into the sum that uses it
-    return jnp.where((b & _u32(2)) != 0, -first, first), jnp.where((b & _u32(4)) != 0, -second, second)
+        square, turn = _minus_two_log(w), x * x
+        sin, cos = x * _horner(turn, _SIN), _horner(turn, _COS)
+    radius = jnp.sqrt(square)
+    return _negative_if_odd(radius * cos, b), _negative_if_odd(radius * sin, b)
 
 
 def _signed_uniform(a: Array, dtype: Any) -> Array:
@@ -53,16 +50,17 @@ def _signed_uniform(a: Array, dtype: Any) -> Array:
     return lax.bitcast_convert_type(a, jnp.int32).astype(dtype) * scale + half
 
 
-def _log(w: Array) -> Array:
-    """log u in float32 from w = u (w > 0) or u - 1 (w < 0). No sum has two products: fusing multiply-adds has one way."""
-    f32 = np.float32
-    u = w + jnp.where(w < 0, f32(1), f32(0))
-    bits = lax.bitcast_convert_type(u, jnp.int32)
-    exponent = (bits - np.int32(0x3F3504F3)) >> np.int32(23)
-    mantissa = lax.bitcast_convert_type(bits - (exponent << np.int32(23)), jnp.float32)
-    f = jnp.where(exponent == 0, w, mantissa - f32(1))  # with exponent 0, u is above √½, so w is u - 1, unrounded
-    y = f + (f * f) * (f * _horner(f, _LOG) - f32(0.5))
-    return exponent.astype(jnp.float32) * f32(np.log(2)) + y
+def _minus_two_log(w: Array) -> Array:
+    """-2 log u in float32 from w = u (w > 0) or u - 1 (w < 0). A sum has one product that is rounded, if any: fusing multiply-adds
+    has one way."""
+    f32, i32 = np.float32, np.int32
+    lost = jnp.where(w < 0, f32(1), f32(0))
+    size = lax.bitcast_convert_type(w + lost, jnp.int32)
+    exponent = (size - i32(0x3F3504F3)) & i32(-(1 << 23))  # of 2 in u / 2^e on [√½, √2], times 2^23
+    scale = lax.bitcast_convert_type(i32(-(1 << 30)) - exponent, jnp.float32)  # -2 / 2^e
+    f = scale * w + (scale * lost + f32(2))  # 2 - 2 u / 2^e, unrounded where u is near 1
+    y = f + (f * f) * (f * _horner(f, _LOG) + f32(0.25))
+    return exponent.astype(jnp.float32) * f32(-2 * np.log(2) * 2.0**-23) + y
 
 
 def _horner(x: Array, coefficients: tuple[float, ...]) -> Array:
@@ -70,6 +68,15 @@ def _horner(x: Array, coefficients: tuple[float, ...]) -> Array:
     for c in coefficients[1:]:
         p = p * x + np.asarray(c, x.dtype)
     return p
+
+
+def _negative_if_odd(z: Array, word: Array) -> Array:
+    """-z where the word's lowest bit is set. By its bits, as the last step: a product there could be fused, unrounded, into the
+    sum that uses it."""
+    if z.dtype == np.float64:
+        return jnp.where((word & _u32(1)) != 0, -z, z)
+    bits = lax.bitcast_convert_type(z, jnp.uint32)
+    return lax.bitcast_convert_type(bits ^ (word << _u32(31)), jnp.float32)
 
 
 def sign(word: UInt32[Array, "..."], place: Any, dtype: Any = np.float32) -> Array:

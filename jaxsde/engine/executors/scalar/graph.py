@@ -195,8 +195,25 @@ class Graph:
                     return joined
             if any(one[:2]):
                 return self._node("add", dtype, (args[1 - one.index(True)], args[2]), _rate(args))
-            return self.op("mul", dtype, *args[:2]) if zero[2] else None
+            if zero[2]:
+                return self.op("mul", dtype, *args[:2])
+        if name in ("mul", "fma"):
+            found = self._multiple(dtype, *args[:2])
+            return None if found is None else self.op(name, dtype, *found, *args[2:])
         return self._fused(name, dtype, args)
+
+    def _multiple(self, dtype: np.dtype, *factors: Node) -> tuple[Node, Node] | None:
+        """Of a product with what is constant twice, the one constant and the rest: a learning rate times the 1/B of a mean, or
+        times the 2 of a square's slope."""
+        for a, x in (factors, factors[::-1]):
+            if a.rate != CONSTANT or x.rate == CONSTANT:
+                continue
+            if x.op == "add" and x.args[0] is x.args[1]:
+                return self.op("mul", dtype, a, self.literal(2, dtype)), x.args[0]
+            for b, y in (x.args, x.args[::-1]) if x.op == "mul" else ():
+                if b.rate == CONSTANT:
+                    return self.op("mul", dtype, a, b), y
+        return None
 
     def _fused(self, name: str, dtype: np.dtype, args: tuple) -> Node | None:
         """a·b + c and its relatives, rounded once (a product that changes less often than the sum is left to itself)."""
