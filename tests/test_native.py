@@ -21,6 +21,7 @@ from jaxsde.engine import launch
 from jaxsde.engine.executors import native
 from jaxsde.engine.executors.native import build, kernel
 from jaxsde.engine.executors.scalar import Graph, evaluate
+from jaxsde.engine.executors.scalar.graph import CHAIN, CONSTANT, ordered
 from jaxsde.random import key_words, permutation_at
 
 KEY = js.key(7)
@@ -280,6 +281,26 @@ def test_sums_over_the_same_are_one(dtype):
         cast = launch.cast(chain, np.dtype(dtype))
         graph = native._Plan(cast, launch.one_state(cast, np.dtype(dtype)), np.dtype(dtype)).graphs.near[0].graph
         assert len(graph.coefficients) == 25
+
+
+def test_a_product_has_one_constant():
+    """(a·x)(b·y) is (ab·x)·y, also where a constant hides in −x or x + x; and w − a·(x·y) is (−a·x)·y + w, for any y with one product
+    less. What is rounded as integers are stays as it is."""
+    g, real = Graph(), np.dtype(np.float32)
+    a, b = (g.input("entry", real, CONSTANT, 0, i) for i in (0, 1))
+    x, y, z, w = (g.input("state", real, CHAIN, i) for i in range(4))
+    op = lambda name, *args: g.op(name, real, *args)  # noqa: E731
+    mul = lambda *args: op("mul", *args)  # noqa: E731
+    assert mul(mul(a, x), mul(y, b)) is mul(mul(mul(a, b), x), y)
+    assert mul(a, op("add", x, x)) is mul(mul(a, g.literal(2, real)), x)
+    assert mul(op("neg", x), a) is mul(mul(g.literal(-1, real), a), x)
+    assert mul(mul(a, x), y).args == (mul(a, x), y)  # one constant, and where it was
+    steps = [op("sub", w, mul(a, mul(x, other))) for other in (y, z)]
+    assert steps == [op("fma", mul(op("neg", a), x), other, w) for other in (y, z)]
+    assert len({n.number for n in ordered(steps) if n.op in ("mul", "fma") and n.wide}) == 3
+    word = np.dtype(np.uint32)
+    k, n = g.input("key", word, CONSTANT, 0), g.input("state", word, CHAIN, 0)
+    assert g.op("mul", word, k, g.op("mul", word, k, n)).args[1].op == "mul"
 
 
 def test_without_the_compiler(monkeypatch):

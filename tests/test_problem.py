@@ -65,6 +65,9 @@ def test_a_finite_sum_is_its_formulas(n, d):
     pick = RNG.integers(0, n, size=5)
     close(p.minibatch_grad(point, jnp.asarray(pick)), each[pick].mean(0))
     close(p.minibatch_grad(point, jnp.asarray(pick[:1])), each[pick[0]])
+    for wrong in (-1, n):
+        with pytest.raises(ValueError, match=f"there are examples 0 to {n - 1}"):
+            p.minibatch_grad(point, jnp.asarray([0, wrong]))
     back = p.unravel(p.start)
     assert jax.tree.structure(back) == jax.tree.structure(params)
     close(back["a"], params["a"])

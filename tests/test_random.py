@@ -314,7 +314,8 @@ def worst(a, b, transform=random.box_muller):
 
 
 def test_normals_of_any_words():
-    """Finite, never subnormal and within 3e-7 of the radius of float64's at every power of two, its neighbours, and at random words."""
+    """Finite, never subnormal and within 3e-7 of the radius of float64's at every power of two, its neighbours, and at random words;
+    those of float64 are NumPy's."""
     edge, rng = extreme_words(), np.random.default_rng(1)
     a, b = (x.ravel() for x in np.meshgrid(edge, edge[::7]))
     anything = rng.integers(0, WORD, (2, 2_000_000), dtype=np.uint32)
@@ -322,6 +323,9 @@ def test_normals_of_any_words():
     assert worst(*anything) <= 3e-7
     assert worst(np.resize(edge, anything[1].size), anything[1]) <= 3e-7
     assert worst(anything[0], np.resize(edge, anything[0].size)) <= 3e-7
+
+    with jax.enable_x64(True):
+        assert worst(a, b, functools.partial(random.box_muller, dtype=np.float64)) <= 2e-15
 
     def rounded(a, b):  # the twin: u itself in float32, which loses the small radii near u = 1
         w = (a.astype(jnp.float32) + 0.5) * np.float32(2.0**-32)

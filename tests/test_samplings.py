@@ -222,7 +222,7 @@ def test_stable_noise_in_two_dimensions():
 @pytest.mark.parametrize("alpha", [0.7, 1.0, 1.5, 2.0])
 def test_stable_noise_has_its_characteristic_function(alpha):
     """x' = (1 − ηh)x − ηsξ is stable with scale ηs/(1 − |1 − ηh|^α)^{1/α}: E cos kx = exp(−|k·scale/√2|^α), 5/√(2N) at most."""
-    h, s, eta, chains = 1.0, 0.8, 0.3, 40_000
+    h, s, eta, chains = 1.0, 0.8, 0.3, 400_000
     p = js.potential(lambda x: h * jnp.sum(x**2) / 2, np.zeros(1), noise_covariance=s**2)
     chain = js.sgd(p, learning_rate=eta, sampling="alpha_stable", alpha=alpha)
     run = js.simulate(chain, np.zeros(1), key=js.key(3), chains=chains, steps=80)
@@ -233,7 +233,7 @@ def test_stable_noise_has_its_characteristic_function(alpha):
         want = np.exp(-np.abs(k * scale / np.sqrt(2)) ** alpha)
         assert abs(np.cos(k * x).mean() - want) < 5 / np.sqrt(2 * chains)
     k = np.sqrt(2) / scale  # there the function is e⁻¹, and a scale 5 % off moves it by .05·α/e
-    assert abs(np.cos(1.05 * k * x).mean() - np.exp(-1)) > 5 / np.sqrt(2 * chains) or alpha < 0.8
+    assert abs(np.cos(1.05 * k * x).mean() - np.exp(-1)) > 5 / np.sqrt(2 * chains)
 
 
 def test_alpha_is_asked_for_and_checked():

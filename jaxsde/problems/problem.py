@@ -25,6 +25,11 @@ _BLOCK_NUMBERS = 1 << 16
 _SMALL = 8
 
 
+def examples_at(array: Array, indices: Any) -> Array:
+    """Rows that are known to be there: without JAX's second thought, whether an index is below 0 and counts from the end."""
+    return array.at[indices].get(mode="promise_in_bounds", wrap_negative_indices=False)
+
+
 @struct
 class FiniteSum:
     """L(Φ) = (1/n) Σ ℓ(Φ, exampleᵢ). Made by `finite_sum`."""
@@ -56,8 +61,11 @@ class FiniteSum:
         )
 
     def minibatch_grad(self, phi: Float[Array, " d"], indices: Int[Array, " b"]) -> Float[Array, " d"]:
-        """ĝ = (1/B) Σ over the examples named by `indices` of ∇ℓᵢ(Φ)."""
-        batch = jax.tree.map(lambda a: a.at[indices].get(mode="promise_in_bounds"), self.data)
+        """ĝ = (1/B) Σ over the examples named by `indices`, 0 … n − 1, of ∇ℓᵢ(Φ). ValueError for others, unless under a trace,
+        where they are not known."""
+        if not isinstance(indices, jax.core.Tracer) and not bool(((indices >= 0) & (indices < self.examples)).all()):
+            raise ValueError(f"indices = {np.asarray(indices)}: there are examples 0 to {self.examples - 1}")
+        batch = jax.tree.map(lambda a: examples_at(a, indices), self.data)
         if indices.shape[0] == 1:
             return jax.grad(self.loss_of)(phi, jax.tree.map(lambda a: a[0], batch))
         return jax.grad(lambda p: jnp.mean(self._losses(p, batch)))(phi)

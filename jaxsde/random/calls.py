@@ -182,7 +182,7 @@ def _grouped(steps: Steps, purpose: Purpose, group: Group, count: int) -> tuple[
             step = _within(steps, shared) + jnp.arange(steps.length, dtype=jnp.uint32)
         row, within = step // _u32(shared), step % _u32(shared)
         place = (within * _u32(count))[:, None, None] + variables[:, None].astype(_u32)
-        chosen = out[:1] if rows == 1 else out.at[row].get(mode="promise_in_bounds")
+        chosen = out[:1] if rows == 1 else out.at[row].get(mode="promise_in_bounds", wrap_negative_indices=False)
     return [chosen[:, :, i] for i in range(words)], place
 
 

@@ -227,7 +227,7 @@ def looking(
 
 def reader(shared: list) -> Any:
     """Reads entries of tables that are arrays."""
-    return lambda table, index: shared[table].at[index].get(mode="promise_in_bounds")
+    return lambda table, index: shared[table].at[index].get(mode="promise_in_bounds", wrap_negative_indices=False)
 
 
 def _marked(state: list, gone: Any) -> list:

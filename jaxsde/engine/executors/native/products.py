@@ -47,7 +47,7 @@ class Words:
             return False
         if node.op in ("mul", "mulhi"):
             return ("mulhi", _WORD, *_factors(node)) in self.graph.nodes
-        return node.op == "xor" and (node.number in self.multiplied or any(a.op == "mulhi" for a in node.args))
+        return _mixed(node) or (node.number in self.multiplied and node.op == "xor" and any(map(_mixed, node.args)))
 
     def print(self, node: Node) -> None:
         out = self.printer.place(node)
@@ -98,6 +98,11 @@ class Words:
         """One operation on either half."""
         even, odd = (out.let(operation.format(*(o[h] for o in operands), kind=self.kind)) for h in (0, 1))
         return Halves(even, odd)
+
+
+def _mixed(node: Node) -> bool:
+    """An exclusive or of a product's high half: the first of two in a round of the cipher. (A generator's are in no such round.)"""
+    return node.op == "xor" and any(a.op == "mulhi" for a in node.args)
 
 
 def _factors(node: Node) -> tuple[int, ...]:

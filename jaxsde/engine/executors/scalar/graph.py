@@ -198,21 +198,42 @@ class Graph:
             if zero[2]:
                 return self.op("mul", dtype, *args[:2])
         if name in ("mul", "fma"):
-            found = self._multiple(dtype, *args[:2])
+            found = self._multiple(dtype, *args[:2]) or (self._scaled(dtype, *args[:2]) if name == "fma" else None)
             return None if found is None else self.op(name, dtype, *found, *args[2:])
         return self._fused(name, dtype, args)
 
     def _multiple(self, dtype: np.dtype, *factors: Node) -> tuple[Node, Node] | None:
-        """Of a product with what is constant twice, the one constant and the rest: a learning rate times the 1/B of a mean, or
-        times the 2 of a square's slope."""
+        """Of a product with two constants, the one constant and the rest: a learning rate times the 1/B of a mean, or times the 2
+        of a square's slope."""
+        (a, p), (b, q) = (self._multiple_of(factor) for factor in factors)
+        if a is None or b is None or p is q is None:
+            return None
+        both = self.op("mul", dtype, a, b)
+        if p is None or q is None:
+            return both, p or q
+        p, q = (p, q) if p.op != "row" else (q, p)
+        return self.op("mul", dtype, both, p), q
+
+    def _multiple_of(self, x: Node) -> tuple[Node | None, Node | None]:
+        """A constant that x is a multiple of, None if there is none, and of what: None if it is the constant itself."""
+        if x.rate == CONSTANT:
+            return x, None
+        if x.op == "neg":
+            return self.literal(-1, x.dtype), x.args[0]
+        if x.op == "add" and x.args[0] is x.args[1]:
+            return self.literal(2, x.dtype), x.args[0]
+        for a, rest in (x.args, x.args[::-1]) if x.op == "mul" else ():
+            if a.rate == CONSTANT:
+                return a, rest
+        return None, x
+
+    def _scaled(self, dtype: np.dtype, *factors: Node) -> tuple[Node, Node] | None:
+        """Of a constant times the product of two, one of them times the constant, and the other: the residual that all of an
+        example's features are multiplied with, once for all of them."""
         for a, x in (factors, factors[::-1]):
-            if a.rate != CONSTANT or x.rate == CONSTANT:
-                continue
-            if x.op == "add" and x.args[0] is x.args[1]:
-                return self.op("mul", dtype, a, self.literal(2, dtype)), x.args[0]
-            for b, y in (x.args, x.args[::-1]) if x.op == "mul" else ():
-                if b.rate == CONSTANT:
-                    return self.op("mul", dtype, a, b), y
+            if a.rate == CONSTANT and x.op == "mul":
+                p, q = x.args if x.args[0].op != "row" else x.args[::-1]
+                return self.op("mul", dtype, a, p), q
         return None
 
     def _fused(self, name: str, dtype: np.dtype, args: tuple) -> Node | None:
