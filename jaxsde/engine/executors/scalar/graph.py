@@ -231,7 +231,7 @@ class Graph:
         """Of a constant times the product of two, one of them times the constant, and the other: the residual that all of an
         example's features are multiplied with, once for all of them."""
         for a, x in (factors, factors[::-1]):
-            if a.rate == CONSTANT and x.op == "mul":
+            if a.rate == CONSTANT != x.rate and x.op == "mul":
                 p, q = x.args if x.args[0].op != "row" else x.args[::-1]
                 return self.op("mul", dtype, a, p), q
         return None
