@@ -83,9 +83,9 @@ class _Source:
         self.p.fresh = 1_000_000  # names of the two writers stay apart
         self.loaded: dict[tuple[str, int], str] = {}
         self.kinds = [TYPES[n.dtype.name] for n in own[0].before]
-        # Half of the registers, of which there are 32 where they have 512 bits, are for the numbers.
+        # Three quarters of the registers, of which there are 32 where they have 512 bits, are for the numbers.
         registers = 32 if machine.bits == 512 or not machine.x86 else 16
-        self.held = max(1, registers * machine.bits // (LANES * dtype.itemsize * 8) // 2)
+        self.held = max(1, registers * machine.bits // (LANES * dtype.itemsize * 8) * 3 // 4)
 
     def text(self) -> str:
         b, p = self.b, self.p
