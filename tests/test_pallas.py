@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 
 import jax
@@ -12,8 +13,12 @@ import pytest
 from by_default import some
 
 import jaxsde as js
-from jaxsde.engine.executors import pallas
+from jaxsde import random
+from jaxsde.engine import launch
+from jaxsde.engine.executors import lanes, pallas
 from jaxsde.engine.executors.scalar.arrays import OPERATIONS
+from jaxsde.engine.executors.scalar.graph import ordered
+from jaxsde.engine.executors.tile import Span, Tile
 
 KEY = js.key(5)
 RNG = np.random.default_rng(8)
@@ -84,6 +89,24 @@ def test_it_is_for_gpus(monkeypatch, caplog):
     with pytest.warns(UserWarning, match="no Pallas"), caplog.at_level(logging.INFO, "jaxsde"):
         chain = langevin(2)
         assert js.simulate(chain, np.ones(2), key=KEY, chains=16, steps=2, executor="pallas").executor != "pallas"
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_products_meet_their_sums_in_one_instruction_of_a_gpu(dtype):
+    """As many as the graph has; what is kept apart from sums by other means are functions that may end in a product, none here."""
+    with jax.enable_x64(dtype == np.float64):
+        chain = launch.cast(langevin(2), np.dtype(dtype))
+        one, size = launch.one_state(chain, np.dtype(dtype)), 128
+        tile = Tile(jax.tree.map(lambda a: jnp.zeros((size, *a.shape), a.dtype), one), {}, jnp.ones(size, bool), jnp.zeros(size, np.uint32))
+        span = Span(random.clock(0, chain.draws), *(np.int32(0),) * 2, np.bool_(True), np.int32(1))
+        ids = (jnp.arange(size, dtype=np.uint32), jnp.zeros(size, np.uint32))
+        take = lambda target: jax.make_jaxpr(functools.partial(pallas.advance, every=1, rows=1, target=target))  # noqa: E731
+        there, here = (str(take(target)(chain, {}, np.zeros(2, np.uint32), ids, span, tile)) for target in ("cuda", "cpu"))
+        plan, blocks, _ = lanes.unit_of(chain, tile, pallas._FREE, "gpu")
+    steps = plan.steps
+    fused = [n for n in ordered([*steps.after, steps.alive, steps.survived]) if n.op == "fma" and n.wide]
+    assert there.count(f"fma.rn.f{8 * np.dtype(dtype).itemsize} ") == len(fused) * blocks > 0
+    assert "fma.rn" not in here
 
 
 def test_operations_that_triton_lacks_are_named():

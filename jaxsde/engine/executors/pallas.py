@@ -1,8 +1,9 @@
 """The executor for NVIDIA GPUs: the steps from one look to the next as one kernel, the state and the draws in registers.
 
 The kernel is Pallas, compiled by Triton. What it does to a block of chains is what `lanes` does to a tile: the same graph of
-the step, under the same masks, so on one compiler the two give the same bits. On a CPU it can be asked for by name and is
-then interpreted: slow, for tests.
+the step, under the same masks. On a GPU a product and the sum that it meets are one instruction, as in the machine code of a
+CPU, where XLA is kept from fusing them (`scalar/arrays.py`): a third of all instructions. On a CPU the kernel can be asked for
+by name and is then interpreted: slow, for tests, with the bits of `lanes`.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def _steps(
     flags = [i for i, r in enumerate(state) if r.dtype == bool]  # kept as bytes: Triton stores no bits
     widen = lambda a: jnp.pad(a.astype(jnp.uint8) if a.dtype == bool else a, (0, padded - size))  # noqa: E731
     rows = [widen(a) for a in (*state, held.alive, held.survived, *ids)]
-    operations = OPERATIONS if interpret else OPERATIONS | {"mulhi": _mulhi}
+    operations = OPERATIONS if interpret else OPERATIONS | {"mulhi": _mulhi, "fma": _fma}
 
     def kernel(*refs: Any) -> None:
         inputs, out = refs[: -len(state) - 2], refs[-len(state) - 2 :]
@@ -139,6 +140,17 @@ def _steps(
     *after, alive, survived = (a[:size] for a in call(numbers, *shared, *rows))
     after = [a.astype(bool) if i in flags else a for i, a in enumerate(after)]
     return Held(after, alive.astype(bool), survived)
+
+
+def _fma(x: Any, y: Any, z: Any) -> Any:
+    """x·y + z of the chains, rounded once."""
+    from jax.experimental.pallas import triton
+
+    bits, kind = 8 * x.dtype.itemsize, "f" if x.dtype.itemsize == 4 else "d"
+    return triton.elementwise_inline_asm(
+        f"fma.rn.f{bits} $0, $1, $2, $3;", args=[x, y, z], constraints=f"={kind},{kind},{kind},{kind}", pack=1,
+        result_shape_dtypes=[jax.ShapeDtypeStruct(x.shape, x.dtype)],
+    )[0]  # fmt: skip
 
 
 def _mulhi(x: Any, y: Any) -> Any:

@@ -51,7 +51,8 @@ def evaluated(
 
     A compiler fuses a product into the sum that uses it where it pleases, so the same step, compiled twice, would differ by
     roundings. Here every product that meets a sum is rounded first: `zero` is an int32 that the compiler cannot know, and
-    an exclusive or with it is nothing that it can look through.
+    an exclusive or with it is nothing that it can look through. (Unless `operations` have an "fma" of the chains' own numbers,
+    which no compiler looks into.)
 
     `known` holds what comes from outside, by name, one entry for each number that an input node is made with; `read(table,
     index)` is entry `index` of a table of the launch, for a scalar or for every chain.
@@ -76,7 +77,8 @@ def evaluated(
 
     order = ordered(roots)
     summed = {a.number for node in order if node.op in _SUMS for a in node.args if isinstance(a, Node)}
-    summed |= {node.args[2].number for node in order if node.op == "fma"}
+    fused = operations.get("fma")
+    summed |= {node.args[2].number for node in order if node.op == "fma" and fused is None}
     for node in order:
         if node.op in known:
             values[node.number] = known[node.op][node.args[0] if node.args else 0]
@@ -94,6 +96,8 @@ def evaluated(
                 values[node.number] = lax.convert_element_type(args[0], node.dtype)
             elif node.op == "bitcast":
                 values[node.number] = lax.bitcast_convert_type(args[0], node.dtype)
+            elif node.op == "fma" and wide and fused is not None:
+                values[node.number] = fused(*args)
             elif node.op == "fma":
                 values[node.number] = lax.add(rounded(lax.mul(args[0], args[1])), args[2])
             elif node.op in operations:
