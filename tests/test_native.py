@@ -298,6 +298,8 @@ def test_a_product_has_one_constant():
     steps = [op("sub", w, mul(a, mul(x, other))) for other in (y, z)]
     assert steps == [op("fma", mul(op("neg", a), x), other, w) for other in (y, z)]
     assert len({n.number for n in ordered(steps) if n.op in ("mul", "fma") and n.wide}) == 3
+    large = g.literal(1e30, real)
+    assert mul(large, mul(large, x)).args == (large, mul(large, x))  # 1e60 is no float32, and 1e60 · 1e-40 may be one
     word = np.dtype(np.uint32)
     k, n = g.input("key", word, CONSTANT, 0), g.input("state", word, CHAIN, 0)
     assert g.op("mul", word, k, g.op("mul", word, k, n)).args[1].op == "mul"

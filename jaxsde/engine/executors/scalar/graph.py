@@ -209,6 +209,8 @@ class Graph:
         if a is None or b is None or p is q is None:
             return None
         both = self.op("mul", dtype, a, b)
+        if both.op == "literal" and not np.finfo(dtype).tiny <= abs(both.value) < np.inf:
+            return None  # one after the other they may not leave the range
         if p is None or q is None:
             return both, p or q
         p, q = (p, q) if p.op != "row" else (q, p)
