@@ -61,10 +61,12 @@ class FiniteSum:
         )
 
     def minibatch_grad(self, phi: Float[Array, " d"], indices: Int[Array, " b"]) -> Float[Array, " d"]:
-        """ĝ = (1/B) Σ over the examples named by `indices`, 0 … n − 1, of ∇ℓᵢ(Φ). ValueError for others, unless under a trace,
-        where they are not known."""
-        if not isinstance(indices, jax.core.Tracer) and not bool(((indices >= 0) & (indices < self.examples)).all()):
-            raise ValueError(f"indices = {np.asarray(indices)}: there are examples 0 to {self.examples - 1}")
+        """ĝ = (1/B) Σ over the examples named by `indices`, 0 … n − 1, of ∇ℓᵢ(Φ). ValueError for others, unless they are traced and
+        so not known."""
+        if not isinstance(indices, jax.core.Tracer):
+            given = np.asarray(indices)  # NumPy's: a trace of something else may be going on
+            if ((given < 0) | (given >= self.examples)).any():
+                raise ValueError(f"indices = {given}: there are examples 0 to {self.examples - 1}")
         batch = jax.tree.map(lambda a: examples_at(a, indices), self.data)
         if indices.shape[0] == 1:
             return jax.grad(self.loss_of)(phi, jax.tree.map(lambda a: a[0], batch))
