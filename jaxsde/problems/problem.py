@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PyTree
 
@@ -63,7 +64,7 @@ class FiniteSum:
     def minibatch_grad(self, phi: Float[Array, " d"], indices: Int[Array, " b"]) -> Float[Array, " d"]:
         """ĝ = (1/B) Σ over the examples named by `indices`, 0 … n − 1, of ∇ℓᵢ(Φ). ValueError for others, unless they are traced and
         so not known."""
-        if not isinstance(indices, jax.core.Tracer):
+        if not isinstance(indices, Tracer):
             given = np.asarray(indices)  # NumPy's: a trace of something else may be going on
             if ((given < 0) | (given >= self.examples)).any():
                 raise ValueError(f"indices = {given}: there are examples 0 to {self.examples - 1}")

@@ -206,13 +206,14 @@ class Graph:
         """Of a product with two constants, the one constant and the rest: a learning rate times the 1/B of a mean, or times the 2
         of a square's slope."""
         (a, p), (b, q) = (self._multiple_of(factor) for factor in factors)
-        if a is None or b is None or p is q is None:
+        rest = p if p is not None else q
+        if a is None or b is None or rest is None:
             return None
         both = self.op("mul", dtype, a, b)
         if both.op == "literal" and not np.finfo(dtype).tiny <= abs(both.value) < np.inf:
             return None  # one after the other they may not leave the range
         if p is None or q is None:
-            return both, p or q
+            return both, rest
         p, q = (p, q) if p.op != "row" else (q, p)
         return self.op("mul", dtype, both, p), q
 
