@@ -285,7 +285,7 @@ def test_sums_over_the_same_are_one(dtype):
 
 def test_a_product_has_one_constant():
     """(a·x)(b·y) is (ab·x)·y, also where a constant hides in −x or x + x; and w − a·(x·y) is (−a·x)·y + w, for any y with one product
-    less. What is rounded as integers are stays as it is."""
+    less. Products of integers stay as they are."""
     g, real = Graph(), np.dtype(np.float32)
     a, b = (g.input("entry", real, CONSTANT, 0, i) for i in (0, 1))
     x, y, z, w = (g.input("state", real, CHAIN, i) for i in range(4))

@@ -26,11 +26,6 @@ _BLOCK_NUMBERS = 1 << 16
 _SMALL = 8
 
 
-def examples_at(array: Array, indices: Any) -> Array:
-    """Rows that are known to be there: without JAX's second thought, whether an index is below 0 and counts from the end."""
-    return array.at[indices].get(mode="promise_in_bounds", wrap_negative_indices=False)
-
-
 @struct
 class FiniteSum:
     """L(Φ) = (1/n) Σ ℓ(Φ, exampleᵢ). Made by `finite_sum`."""
@@ -68,7 +63,8 @@ class FiniteSum:
             given = np.asarray(indices)  # NumPy's: a trace of something else may be going on
             if ((given < 0) | (given >= self.examples)).any():
                 raise ValueError(f"indices = {given}: there are examples 0 to {self.examples - 1}")
-        batch = jax.tree.map(lambda a: examples_at(a, indices), self.data)
+        rows = lambda a: a.at[indices].get(mode="promise_in_bounds", wrap_negative_indices=False)  # noqa: E731
+        batch = jax.tree.map(rows, self.data)
         if indices.shape[0] == 1:
             return jax.grad(self.loss_of)(phi, jax.tree.map(lambda a: a[0], batch))
         return jax.grad(lambda p: jnp.mean(self._losses(p, batch)))(phi)

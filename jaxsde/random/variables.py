@@ -89,11 +89,7 @@ def _negative_if_odd(z: Array, word: Array) -> Array:
 
 def sign(word: UInt32[Array, "..."], place: Any, dtype: Any = np.float32) -> Array:
     """±1 with equal odds: the bit at `place` of the word, 0 for 1."""
-    if np.dtype(dtype) == np.float32:  # the bit as the sign of 1
-        high = word << (_u32(31) - jnp.asarray(place, jnp.uint32))
-        return lax.bitcast_convert_type((high & _u32(1 << 31)) | _u32(0x3F800000), jnp.float32)
-    bit = (word >> jnp.asarray(place, jnp.uint32)) & _u32(1)
-    return jnp.asarray(1, dtype) - (bit << _u32(1)).astype(jnp.int32).astype(dtype)
+    return _negative_if_odd(jnp.asarray(1, dtype), word >> jnp.asarray(place, jnp.uint32))
 
 
 _POWERS = np.array([6**i for i in range(8)], np.uint32)

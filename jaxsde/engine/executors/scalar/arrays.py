@@ -78,7 +78,7 @@ def evaluated(
     order = ordered(roots)
     summed = {a.number for node in order if node.op in _SUMS for a in node.args if isinstance(a, Node)}
     fused = operations.get("fma")
-    summed |= {node.args[2].number for node in order if node.op == "fma" and fused is None}
+    summed |= {node.args[2].number for node in order if node.op == "fma" and (fused is None or not node.wide)}
     for node in order:
         if node.op in known:
             values[node.number] = known[node.op][node.args[0] if node.args else 0]

@@ -198,7 +198,7 @@ class Graph:
             if zero[2]:
                 return self.op("mul", dtype, *args[:2])
         if name in ("mul", "fma"):
-            found = self._multiple(dtype, *args[:2]) or (self._scaled(dtype, *args[:2]) if name == "fma" else None)
+            found = self._multiple(dtype, *args[:2]) or (self._scaled(*args[:2]) if name == "fma" else None)
             return None if found is None else self.op(name, dtype, *found, *args[2:])
         return self._fused(name, dtype, args)
 
@@ -214,8 +214,7 @@ class Graph:
             return None  # one after the other they may not leave the range
         if p is None or q is None:
             return both, rest
-        p, q = (p, q) if p.op != "row" else (q, p)
-        return self.op("mul", dtype, both, p), q
+        return self._onto_one(both, p, q)
 
     def _multiple_of(self, x: Node) -> tuple[Node | None, Node | None]:
         """A constant that x is a multiple of, None if there is none, and of what: None if it is the constant itself."""
@@ -230,14 +229,18 @@ class Graph:
                 return a, rest
         return None, x
 
-    def _scaled(self, dtype: np.dtype, *factors: Node) -> tuple[Node, Node] | None:
-        """Of a constant times the product of two, one of them times the constant, and the other: the residual that all of an
-        example's features are multiplied with, once for all of them."""
+    def _scaled(self, *factors: Node) -> tuple[Node, Node] | None:
+        """Of a constant times the product of two, one of them times the constant, and the other."""
         for a, x in (factors, factors[::-1]):
             if a.rate == CONSTANT != x.rate and x.op == "mul":
-                p, q = x.args if x.args[0].op != "row" else x.args[::-1]
-                return self.op("mul", dtype, a, p), q
+                return self._onto_one(a, *x.args)
         return None
+
+    def _onto_one(self, constant: Node, p: Node, q: Node) -> tuple[Node, Node]:
+        """One of two times the constant, and the other: rather what was worked out than an example's feature, for the residual that
+        all features are multiplied with is then multiplied once."""
+        p, q = (p, q) if p.op != "row" else (q, p)
+        return self.op("mul", p.dtype, constant, p), q
 
     def _fused(self, name: str, dtype: np.dtype, args: tuple) -> Node | None:
         """a·b + c and its relatives, rounded once (a product that changes less often than the sum is left to itself)."""
@@ -269,15 +272,15 @@ class Graph:
         return self.total(joined.items(), dtype, len(ours))
 
     def _factors(self, terms: list[Any], dtype: np.dtype) -> dict[Node, Node] | None:
-        """The constant that each term is multiplied with: of a multiple, by a literal, the whole."""
+        """The constant that each term is multiplied with: of a multiple, the whole."""
         found: dict[Node, Node] = {}
         for term in terms:
             if isinstance(term, Node) or (term[0].rate == CONSTANT) == (term[1].rate == CONSTANT):
                 return None
             a, x = term if term[0].rate == CONSTANT else term[::-1]
-            while x.op == "mul" and any(v.op == "literal" for v in x.args):
-                factor, x = x.args if x.args[0].op == "literal" else x.args[::-1]
-                a = self.op("mul", dtype, a, factor)
+            b, rest = self._multiple_of(x)
+            if b is not None and rest is not None:
+                a, x = self.op("mul", dtype, a, b), rest
             found[x] = a if x not in found else self.op("add", dtype, found[x], a)
         return found
 
