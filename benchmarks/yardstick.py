@@ -69,5 +69,5 @@ def implementations(kernel: str, dim: int, given: np.ndarray, steps: int, exampl
     """The kernel as a way to simulate, where it can be compiled."""
     if missing():
         return []
-    run = lambda chains, steps: prepare(kernel, dim, given, chains, steps, examples)  # noqa: E731
+    run = lambda chains, steps: prepare(kernel, dim, given, chains, steps, examples)
     return [Implementation("C++ AVX2 by hand", "yardstick", steps, run)]

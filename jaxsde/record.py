@@ -157,7 +157,7 @@ def _of_run(name: str, run: Run, d: int) -> dict[str, np.ndarray]:
         value = run[kind].value
         if value is not None:
             out[f"{name}_{'cov' if kind == 'covariance' else 'mean'}"] = np.asarray(value)
-    result = lambda key: run.statistic(key).result(run.statistic(key).merge(run.partials(key)))  # noqa: E731
+    result = lambda key: run.statistic(key).result(run.statistic(key).merge(run.partials(key)))
     if d <= 3:
         joint = np.asarray(result("histogram"))
         for i in range(d):
@@ -176,7 +176,7 @@ def _of_gibbs(law: Gibbs, boxes: list[np.ndarray]) -> dict[str, np.ndarray]:
     if d == 3:  # one grid of the joint density serves every marginal: integrating each point anew costs minutes
         grids = [np.linspace(b[0], b[-1], 41) for b in boxes]
         joint = np.exp(law.log_density(np.stack(np.meshgrid(*grids, indexing="ij"), axis=-1)))
-        over = lambda axes: joint.sum(axis=axes) * np.prod([grids[j][1] - grids[j][0] for j in axes])  # noqa: E731
+        over = lambda axes: joint.sum(axis=axes) * np.prod([grids[j][1] - grids[j][0] for j in axes])
         for i in range(3):
             out |= {f"gibbs_grid_{i}": grids[i], f"gibbs_density_{i}": over(tuple(j for j in range(3) if j != i))}
         return out | {"gibbs2_x": grids[0], "gibbs2_y": grids[1], "gibbs2_density": over((2,))}

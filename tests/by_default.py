@@ -10,5 +10,5 @@ import pytest
 
 def some(cases: Iterable[Any], chosen: Container[Any]) -> list[Any]:
     """Parameters for pytest, of which those not chosen are slow. A tuple is a case of several parameters."""
-    spread = lambda case: case if isinstance(case, tuple) else (case,)  # noqa: E731
+    spread = lambda case: case if isinstance(case, tuple) else (case,)
     return [pytest.param(*spread(case), marks=() if case in chosen else pytest.mark.slow) for case in cases]

@@ -45,7 +45,7 @@ def test_vmap_goes_over_learning_rates_positions_keys_and_every_leaf():
     sgd, etas = CHAINS["sgd"], jnp.array([0.01, 0.05, 0.2])
     each = [native(sgd(eta), X0) for eta in (0.01, 0.05, 0.2)]
     assert not np.array_equal(each[0], each[1])
-    over = lambda eta, x0=X0: native(sgd(eta), x0)  # noqa: E731
+    over = lambda eta, x0=X0: native(sgd(eta), x0)
     np.testing.assert_array_equal(jax.vmap(over)(etas), each)
     np.testing.assert_array_equal(jax.jit(jax.vmap(over))(etas), each)
     nested = jax.vmap(jax.vmap(over, (0, None)), (None, 0))(etas, jnp.stack([X0, 2 * X0]))
@@ -98,7 +98,7 @@ def test_a_chain_that_diverges_is_nan_and_leaves_the_others_alone():
 
 
 def test_derivatives_are_refused_and_what_stands_beside_them_is_not():
-    loss = lambda eta: native(CHAINS["sgd"](eta), X0).mean()  # noqa: E731
+    loss = lambda eta: native(CHAINS["sgd"](eta), X0).mean()
     for derivative in (jax.grad(loss), jax.jit(jax.grad(loss)), jax.jacfwd(loss)):
         with pytest.raises(ValueError, match='executor="native" has no derivatives: leave executor out'):
             derivative(0.05)

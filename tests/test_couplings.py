@@ -48,7 +48,7 @@ def test_the_error_of_a_difference():
     p = well()
     a, b = (js.sgd(p, learning_rate=e) for e in (0.1, 0.11))
     both = js.coupled(a, b)
-    f = lambda x: jnp.sum(x**2)  # noqa: E731
+    f = lambda x: jnp.sum(x**2)
     run = js.simulate(both, np.zeros(2), key=js.key(2), chains=4096, steps=400, burn_in=200, every=10,
                       statistics={"d": js.of(js.difference(f, both), js.Mean()), "f": js.of(f, js.Mean())})  # fmt: skip
     truth = 0.1 / 1.9 - 0.11 / 1.89
@@ -62,7 +62,7 @@ def test_two_levels_follow_one_path_and_extrapolate():
     """OU at h = .4, k = 1: variance 1/(2 − h) for Euler–Maruyama; extrapolated (2/(2 − h/2) − 1/(2 − h)) — from one run."""
     sde = js.sde(lambda t, x: -x, 1.0, dim=1)
     chain = js.two_levels(sde, dt=0.4)
-    f = lambda x: jnp.sum(x**2)  # noqa: E731
+    f = lambda x: jnp.sum(x**2)
     run = js.simulate(chain, np.zeros(2), key=js.key(3), chains=8192, steps=200, burn_in=40, every=4, statistics={
         "rr": js.of(js.extrapolated(f, chain), js.Mean()), "coarse": js.of(lambda x: f(x[:1]), js.Mean())})  # fmt: skip
     want = 2 / (2 - 0.2) - 1 / (2 - 0.4)

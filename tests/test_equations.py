@@ -49,7 +49,7 @@ def test_the_modified_equation_of_order_two():
     np.testing.assert_allclose(sde.diffusion(jnp.asarray(phi)), eta / 2 * covariance / 2, rtol=1e-10)
     # the drift is a gradient: −∇(L + η/4 |∇L|²)
     problem = least_squares()
-    potential = lambda p: problem.loss(p) + eta / 4 * jnp.sum(problem.grad(p) ** 2)  # noqa: E731
+    potential = lambda p: problem.loss(p) + eta / 4 * jnp.sum(problem.grad(p) ** 2)
     np.testing.assert_allclose(sde.drift(0.0, jnp.asarray(phi)), -jax.grad(potential)(jnp.asarray(phi)), rtol=1e-12)
     with pytest.raises(ValueError, match=r"order must be 1.*or 2"):
         js.sgd_sde(problem, learning_rate=eta, order=3)
@@ -95,8 +95,8 @@ def test_a_local_temperature_keeps_the_law(kind):
     well = js.potential(lambda x: (x[0] ** 2 - 1) ** 2 / 4 + x[0] * x[1] / 3 + x[1] ** 2, np.ones(2))
     kt = 0.3
     sde = js.langevin(well, temperature=kt, preconditioner=LOCAL[kind])
-    p = lambda x: jnp.exp(-well.loss(x) / kt)  # noqa: E731
-    flux = lambda x: jnp.trace(jax.jacfwd(lambda y: sde.diffusion(y) * p(y))(x), axis1=1, axis2=2)  # noqa: E731
+    p = lambda x: jnp.exp(-well.loss(x) / kt)
+    flux = lambda x: jnp.trace(jax.jacfwd(lambda y: sde.diffusion(y) * p(y))(x), axis1=1, axis2=2)
     for x in jnp.asarray(RNG.normal(size=(5, 2))):
         np.testing.assert_allclose(sde.drift(0.0, x) * p(x), flux(x), atol=1e-12 + 1e-9 * float(jnp.abs(flux(x)).max()))
         assert np.abs(-sde.noise.covariance(x) @ well.grad(x) * p(x) - flux(x)).max() > 1e-6 * float(p(x))

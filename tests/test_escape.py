@@ -146,7 +146,7 @@ def seen_by_a_watch(step, start, end, k, variance):
     nodes, weights = np.polynomial.legendre.leggauss(400)
     lo = -8 * np.sqrt(variance)
     y = lo + (end - lo) * (nodes + 1) / 2
-    kernel = lambda x: scipy.stats.norm.pdf((y - shrink * np.asarray(x)[:, None]) / sd) / sd * weights * (end - lo) / 2  # noqa: E731
+    kernel = lambda x: scipy.stats.norm.pdf((y - shrink * np.asarray(x)[:, None]) / sd) / sd * weights * (end - lo) / 2
     tau = np.linalg.solve(np.eye(len(y)) - kernel(y), np.ones(len(y)))
     return step * float(1 + (kernel([start]) @ tau)[0])
 

@@ -116,7 +116,7 @@ def test_cross_terms_that_vary():
         within(each, *LINE, share=3.0)
     assert found[0].error > 3.5 * found[1].error  # second order
     # cross terms of the other sign are another process, with a y₂ that is pushed about: by a target that looks at it, too
-    leave = lambda x: jnp.maximum(x[0], 1.2 - (x[1] - A * x[0] ** 2 + 1.5) ** 2)  # noqa: E731
+    leave = lambda x: jnp.maximum(x[0], 1.2 - (x[1] - A * x[0] ** 2 + 1.5) ** 2)
     right, wrong = (theory.mean_first_passage(bent(a), [-1.0, A], leave, cells=96) for a in (A, -A))
     assert abs(right.mean - wrong.mean) > 5 * (right.error + wrong.error)
 
@@ -140,7 +140,7 @@ def test_the_saddle_is_passed_as_eyring_and_kramers_say():
 
     problem, ratio = potential(loss, jnp.ones(2), noise_covariance=1.0), []
     for kt in (0.06, 0.04):
-        near_end = lambda x: 0.09 - (x[0] - 1) ** 2 - (x[1] - 0.6) ** 2  # noqa: E731
+        near_end = lambda x: 0.09 - (x[0] - 1) ** 2 - (x[1] - 0.6) ** 2
         found = theory.mean_first_passage(sgd_sde(problem, learning_rate=2 * kt), [-1.0, -0.6], near_end, cells=96)
         assert found.error < 0.02 * found.mean
         ratio.append(found.mean / theory.kramers(problem, kt, [-1.0, -0.6], [1.0, 0.6]) - 1)

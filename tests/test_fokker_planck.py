@@ -64,7 +64,7 @@ def within(found, exact, noise=1e-12):
 
 # name: (sde, log of an unnormalised density on points, box, cells)
 def laws():
-    rotating = lambda t, x: (-np.eye(2) + 1.5 * TURN) @ x  # noqa: E731
+    rotating = lambda t, x: (-np.eye(2) + 1.5 * TURN) @ x
     c = np.array([[1.0, 0.4], [0.4, 0.6]])
     s = js.theory.lyapunov(-np.eye(2) + 1.5 * TURN, c)
     plain = js.potential(well, np.ones(2))
@@ -200,7 +200,7 @@ def test_evolution_of_a_gaussian(law):
     s, start = js.theory.lyapunov(-H, 0.1 * C), np.array([0.31, -0.12])
     times = [0.0, 0.2, 1.0, 30.0]
     narrow = np.diag([0.01, 0.004])
-    cloud = lambda x: 7 * np.exp(-((x - start) ** 2 / np.diag(narrow)).sum(axis=1) / 2)  # noqa: E731
+    cloud = lambda x: 7 * np.exp(-((x - start) ** 2 / np.diag(narrow)).sum(axis=1) / 2)
     for first, variance in ((start, np.zeros((2, 2))), (cloud, narrow)):
         found = law.evolve(first, times)
         assert (found.density >= 0).all()
@@ -287,7 +287,7 @@ def test_a_ring_with_a_tilted_potential():
     force, n = 1.3, 400
     law = fokker_planck(js.sde(lambda t, x: force - jnp.cos(x), 2.0, dim=1), (0, 2 * np.pi), "periodic")
     x = 2 * np.pi * np.arange(n) / n
-    v = lambda y: np.sin(y) - force * y  # noqa: E731
+    v = lambda y: np.sin(y) - force * y
     # ∫₀^2π dy e^(V(x + y) − V(x)) by a rule that knows the ends, Gauss–Legendre
     nodes, weights = np.polynomial.legendre.leggauss(60)
     y, w = np.pi * (nodes + 1), np.pi * weights

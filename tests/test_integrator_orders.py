@@ -185,7 +185,7 @@ def periodic_means(integrator, sde):
         chain = js.integrate(sde, integrator, dt=1 / n)
         z, w = nodes_of(chain.draws, 11)
         x, q = jnp.repeat(jnp.asarray(GRID)[:, None], len(z), axis=0), jnp.tile(jnp.asarray(z), (COUNT, 1))
-        after = lambda v, w: expected(np.asarray(v).reshape(COUNT, -1), w)  # noqa: E731
+        after = lambda v, w: expected(np.asarray(v).reshape(COUNT, -1), w)
         if getattr(integrator, "remembers", False):
             # y = x − ½ b √h z₋ is Markov: a step from (y + ½ b √h z₋, z₋) without new noise is the next y
             half = 0.45 * np.sqrt(1 / n)
@@ -268,7 +268,7 @@ def kinetic_grid(many=16, count=14):
 
 def kinetic_slope(integrator, kind):
     waves, count, q, p, to_series = kinetic_grid()
-    basis = lambda x: waves_and_hermites(x[..., 0].ravel(), x[..., 1].ravel(), waves, count)  # noqa: E731
+    basis = lambda x: waves_and_hermites(x[..., 0].ravel(), x[..., 1].ravel(), waves, count)
     shift = np.diag(np.sqrt(np.arange(1, count)), 1) / SPREAD  # d/dp of the Hermite functions: He_j′ = j He_{j−1}
     eye = np.eye(len(waves))
     by_p, by_q = np.kron(eye, shift).T, np.kron(np.diag(1j * waves), np.eye(count)).T

@@ -64,7 +64,7 @@ def test_one_golden_step(integrator, want):
 
 
 def heun(f, b, d, x, h, w):
-    drift = lambda y: f(y) - b(y) * d(y) / 2  # noqa: E731
+    drift = lambda y: f(y) - b(y) * d(y) / 2
     guess = x + drift(x) * h + b(x) * w
     return x + (drift(x) + drift(guess)) * h / 2 + (b(x) + b(guess)) * w / 2
 
@@ -103,7 +103,7 @@ def test_one_step_is_the_formulas(name, case):
     f, b, d = CASES[case]
     if INTEGRATORS[name].noise == "additive" and case != "additive":
         return
-    make = lambda by: js.sde(lambda t, x: f(x), (0.6 * by) ** 2 if case == "additive" else lambda x: by * b(x), dim=1)  # noqa: E731
+    make = lambda by: js.sde(lambda t, x: f(x), (0.6 * by) ** 2 if case == "additive" else lambda x: by * b(x), dim=1)
     for x, h, w, second in [(0.7, 0.1, 0.23, 0.1), (-1.3, 0.04, -0.4, 0.05), (0.2, 0.3, 0.9, -0.6)]:
         got = []
         for by in (1.0, 1.05):
@@ -141,7 +141,7 @@ def test_ornstein_uhlenbeck_exactly(name, rate, sigma, h):
     """Mean and variance at T = 4h from x₀ = 2, and the stationary variance, of x' = a x + b·z; a tamed step is not linear in x."""
     assert {n for n, e in INTEGRATORS.items() if e.drift != "kinetic"} - set(LINEAR) == {"tamed_euler", "leimkuhler_matthews"}
     chain = js.integrate(js.sde(lambda t, x: -rate * x, sigma**2, dim=1), name, dt=h)
-    one = lambda x, z: float(chain.step(jnp.array([x]), Drawn(normals=jnp.asarray(z)), 0.0)[0])  # noqa: E731
+    one = lambda x, z: float(chain.step(jnp.array([x]), Drawn(normals=jnp.asarray(z)), 0.0)[0])
     basis = np.eye(chain.draws.normals)
     a, added = one(1.0, 0 * basis[0]), sum(one(0.0, e) ** 2 for e in basis)
     want, over = LINEAR[name](rate, h)
@@ -202,7 +202,7 @@ def test_ito_correction_of_a_problems_own_noise():
     phi = jnp.asarray(rng.normal(size=3))
     for route in ("weights", "factor"):
         sde = replace(js.sgd_sde(problem, learning_rate=0.2), noise=noise.of_problem(problem, route))
-        root = lambda p, made=sde.noise: np.asarray(  # noqa: E731
+        root = lambda p, made=sde.noise: np.asarray(
             jax.vmap(lambda z: made.product(p, z))(jnp.eye(made.dim))
         )  # ["m d"]
         b, eps = root(phi), 1e-5
@@ -272,8 +272,8 @@ def test_no_noise_and_time():
 
 def test_equal_to_diffrax_on_the_same_increments():
     h, x = 0.1, jnp.array([0.7, -0.4])
-    f = lambda t, x: x - x**3 + jnp.cos(t) * x[::-1]  # noqa: E731
-    b = lambda x: 0.5 + 0.2 * jnp.sin(x)  # noqa: E731
+    f = lambda t, x: x - x**3 + jnp.cos(t) * x[::-1]
+    b = lambda x: 0.5 + 0.2 * jnp.sin(x)
     path = diffrax.VirtualBrownianTree(0.0, 1.0, tol=1e-3, shape=(2,), key=jax.random.key(3))
     dw = path.evaluate(0.2, 0.2 + h)
     terms = diffrax.MultiTerm(
@@ -303,7 +303,7 @@ def test_equal_to_diffrax_on_the_same_increments():
 def test_sra1_is_diffrax_on_the_same_path():
     """Increment and space–time Lévy area H of a path: J = ∫∫ dW ds/h = H + ½ ΔW; three steps of a drift that depends on time."""
     h, x = 0.1, jnp.array([0.7, -0.4])
-    f = lambda t, x: x - x**3 + jnp.cos(t) * x[::-1]  # noqa: E731
+    f = lambda t, x: x - x**3 + jnp.cos(t) * x[::-1]
     root = jnp.array([[0.5, 0.0], [0.2, 0.3]])
     path = diffrax.VirtualBrownianTree(0.0, 1.0, tol=1e-3, shape=(2,), key=jax.random.key(3), levy_area=diffrax.SpaceTimeLevyArea)
     noise = diffrax.ControlTerm(lambda t, y, args: lineax.MatrixLinearOperator(root), path)

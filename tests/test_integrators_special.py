@@ -92,7 +92,7 @@ def test_every_pair_fits_or_names_those_that_do(kind):
 def test_what_is_found_under_a_transformation():
     """A traced learning rate hides no noise that does not commute; matrices cannot be worked out there."""
     problem = js.finite_sum(lambda p, e: 0.5 * (e @ p) ** 2 + e[0] * p[1], np.random.default_rng(0).normal(size=(9, 2)), np.zeros(2))
-    step = lambda e, i: js.integrate(js.sgd_sde(problem, learning_rate=e), i, dt=e).step(jnp.ones(2), Drawn(normals=jnp.ones(2)), 0.0)  # noqa: E731
+    step = lambda e, i: js.integrate(js.sgd_sde(problem, learning_rate=e), i, dt=e).step(jnp.ones(2), Drawn(normals=jnp.ones(2)), 0.0)
     assert jax.jit(jax.vmap(lambda e: step(e, js.Heun())))(jnp.array([0.1, 0.2])).shape == (2, 2)
     with pytest.raises(ValueError, match=r"Milstein needs noises that commute.*Milstein\(terms=10\)"):
         jax.vmap(lambda e: step(e, js.Milstein()))(jnp.array([0.1, 0.2]))

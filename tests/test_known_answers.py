@@ -105,7 +105,7 @@ def test_two_point_noise():
 
 
 def test_two_point_noise_at_one_half_and_above():
-    at = lambda eta: theory.transfer_operator(js.sgd(quadratic(1.0), learning_rate=eta, sampling="two_point"), cells=512)  # noqa: E731
+    at = lambda eta: theory.transfer_operator(js.sgd(quadratic(1.0), learning_rate=eta, sampling="two_point"), cells=512)
     half, above = at(0.5), at(0.6)
     assert_allclose(half.mass, 1 / 512, rtol=1e-9)
     kl = half.kl_to_gibbs()
@@ -293,7 +293,7 @@ def test_svag_tends_to_the_sde():
 @pytest.mark.parametrize(("eta", "index"), [(0.3, 5.306), (0.5, 2.904), (2 / 3, 2.0), (0.8, 1.546)])
 def test_kesten_of_gaussian_regression(eta, index):
     """E|1 − ηx²|^κ = 1 for the index κ: of x ~ N(0, 1) the number, and of 400 quantiles of it the same as theory says."""
-    gain = lambda k, x, odds: odds @ np.abs(1 - eta * x * x) ** k - 1  # noqa: E731
+    gain = lambda k, x, odds: odds @ np.abs(1 - eta * x * x) ** k - 1
     x = np.linspace(-14, 14, 280_001)
     odds = scipy.stats.norm.pdf(x) * (x[1] - x[0])
     assert_allclose(scipy.optimize.brentq(gain, 0.5, 8, args=(x, odds)), index, atol=6e-4)
@@ -330,7 +330,7 @@ def test_the_double_well_with_multiplicative_noise():
     assert abs(average(x**2) - 0.79258271) < 6e-9 and abs(average(x**2, 0.5) - 0.95003) < 6e-6
     assert_allclose(density.expectation(np.square), average(x**2), rtol=1e-8)
     loss = (x**2 - 1) ** 2 / 4
-    mean = lambda t: (loss @ np.exp(-loss / t)) / np.exp(-loss / t).sum()  # noqa: E731
+    mean = lambda t: (loss @ np.exp(-loss / t)) / np.exp(-loss / t).sum()
     best = scipy.optimize.brentq(lambda t: mean(t) - average(loss), 0.05, 1.0, xtol=1e-14)
     log_p = psi - np.log(0.2 + x**2)
     log_p -= np.log(scipy.integrate.simpson(np.exp(log_p), x=x))

@@ -21,7 +21,7 @@ def known_law(log_p, d, a):
     """f, D and J/p on arrays of points, of the law p with current ∇·(A p)."""
 
     def divergence(matrix, x):
-        scaled = lambda y: matrix(y) * jnp.exp(log_p(y) - log_p(x))  # noqa: E731
+        scaled = lambda y: matrix(y) * jnp.exp(log_p(y) - log_p(x))
         return jnp.trace(jax.jacfwd(scaled)(x), axis1=1, axis2=2)
 
     def everywhere(function):
@@ -187,9 +187,9 @@ def test_mean_exit_time_of_brownian_motion(dim):
 def test_absorbing_walls_with_slanted_jumps():
     """A known u that vanishes at the walls of a rectangle, from L u: f·∇u + D:∇∇u by JAX."""
     d = np.array([[1.0, 0.6], [0.6, 0.8]])
-    u = lambda x: jnp.sin(jnp.pi * x[0]) * jnp.sin(jnp.pi * x[1]) * jnp.exp(x[0] - 0.5 * x[1])  # noqa: E731
-    f = lambda x: jnp.array([-3 * x[1], jnp.sin(3 * x[0])])  # noqa: E731
-    image = lambda x: f(x) @ jax.grad(u)(x) + jnp.sum(d * jax.hessian(u)(x))  # noqa: E731
+    u = lambda x: jnp.sin(jnp.pi * x[0]) * jnp.sin(jnp.pi * x[1]) * jnp.exp(x[0] - 0.5 * x[1])
+    f = lambda x: jnp.array([-3 * x[1], jnp.sin(3 * x[0])])
+    image = lambda x: f(x) @ jax.grad(u)(x) + jnp.sum(d * jax.hessian(u)(x))
     found = []
     for n in (20, 40, 80):
         grid = Grid(np.zeros(2), np.ones(2), (n, n))

@@ -30,7 +30,7 @@ def evidence(a, b):
 
 
 def triangular(left, **given):
-    right = lambda b: jnp.outer(b, b[:2]) if left else jnp.outer(b[:2], b)  # noqa: E731
+    right = lambda b: jnp.outer(b, b[:2]) if left else jnp.outer(b[:2], b)
     return lambda a, b: lax.linalg.triangular_solve(a, right(b), left_side=left, **given)
 
 

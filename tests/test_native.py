@@ -289,8 +289,8 @@ def test_a_product_has_one_constant():
     g, real = Graph(), np.dtype(np.float32)
     a, b = (g.input("entry", real, CONSTANT, 0, i) for i in (0, 1))
     x, y, z, w = (g.input("state", real, CHAIN, i) for i in range(4))
-    op = lambda name, *args: g.op(name, real, *args)  # noqa: E731
-    mul = lambda *args: op("mul", *args)  # noqa: E731
+    op = lambda name, *args: g.op(name, real, *args)
+    mul = lambda *args: op("mul", *args)
     assert mul(mul(a, x), mul(y, b)) is mul(mul(mul(a, b), x), y)
     assert mul(a, op("add", x, x)) is mul(mul(a, g.literal(2, real)), x)
     assert mul(op("neg", x), a) is mul(mul(g.literal(-1, real), a), x)

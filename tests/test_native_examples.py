@@ -134,7 +134,7 @@ def test_the_width_of_vectors_changes_no_bit(precise, monkeypatch):
 def test_no_bit_depends_on_chunks_or_on_chains_that_leave():
     problem = case("ridge", 30)
     calm = js.sgd(problem, learning_rate=0.05, batch_size=5)
-    run = lambda chain, **more: js.simulate(chain, problem.start, key=js.key(3), steps=40, executor="native", **more)  # noqa: E731
+    run = lambda chain, **more: js.simulate(chain, problem.start, key=js.key(3), steps=40, executor="native", **more)
     whole = run(calm, chains=64)
     np.testing.assert_array_equal(whole.positions, run(calm, chains=64, chunk=7).positions)
     np.testing.assert_array_equal(whole.positions[:5], run(calm, chains=5).positions)

@@ -89,7 +89,7 @@ def test_examples_come_in_the_order_that_scalars_take(sampling, n, batch, monkey
     problem = js.finite_sum(lambda w, e: -w[0] * e, 2.0 ** np.arange(n), np.zeros(1))
     chain = js.sgd(problem, learning_rate=float(batch), batch_size=batch, sampling=sampling)
     start, given = jnp.zeros((35, 1)), dict(key=KEY, executor="native")
-    places = lambda: [np.asarray(js.advance(chain, start, steps=t, first_step=2**33 - 3 + f, **given)) for f in (0, 2) for t in (1, 4, n + 5)]  # noqa: E731
+    places = lambda: [np.asarray(js.advance(chain, start, steps=t, first_step=2**33 - 3 + f, **given)) for f in (0, 2) for t in (1, 4, n + 5)]
     wanted = places()
     assert all((place > 0).all() for place in wanted)
     plans = Plans(native._Plan)
@@ -240,7 +240,7 @@ def test_chains_that_diverge(only_loops):
 
 
 def test_what_no_loop_does_is_named():
-    loss = lambda w: jnp.linalg.eigvalsh(jnp.outer(w, w) + jnp.eye(3))[0]  # noqa: E731
+    loss = lambda w: jnp.linalg.eigvalsh(jnp.outer(w, w) + jnp.eye(3))[0]
     chain = js.integrate(js.langevin(js.potential(loss, np.ones(3)), temperature=0.1), dt=0.05)
     with pytest.warns(UserWarning, match="the primitive eigh"):
         assert js.simulate(chain, np.ones(3), key=KEY, chains=16, steps=2, executor="native").executor == "vmap"

@@ -62,7 +62,7 @@ def test_a_chain_is_optax_run_alone(name):
 def test_sam_climbs_on_the_examples_of_its_step():
     """Φ' = Φ − η ĝ(Φ + ρ ĝ/|ĝ|), the same batch in both."""
     p, eta, rho = problem(), 0.05, 0.2
-    sam = lambda e: optax.contrib.sam(optax.sgd(e), optax.chain(optax.contrib.normalize(), optax.sgd(rho)), opaque_mode=True)  # noqa: E731
+    sam = lambda e: optax.contrib.sam(optax.sgd(e), optax.chain(optax.contrib.normalize(), optax.sgd(rho)), opaque_mode=True)
     chain = js.sgd(p, learning_rate=eta, batch_size=4, optimizer=sam)
     state, phi, rng = chain.init(p.start), np.asarray(p.start), np.random.default_rng(3)
     for k in range(10):
@@ -107,13 +107,13 @@ def test_hyper_parameters_are_leaves():
     def chain_of(eta, b1, eps):
         return js.sgd(p, learning_rate=eta, optimizer=functools.partial(counted, b1=b1, b2=0.99, eps=eps))
 
-    end = lambda eta, b1, eps: js.advance(chain_of(eta, b1, eps), np.ones((4, 3)), key=js.key(0), steps=20)  # noqa: E731
+    end = lambda eta, b1, eps: js.advance(chain_of(eta, b1, eps), np.ones((4, 3)), key=js.key(0), steps=20)
     grid = (jnp.array([0.01, 0.05]), jnp.array([0.8, 0.9]), jnp.array([1e-8, 1e-3]))
     swept = jax.vmap(end)(*grid)
     for i in range(2):
         want = end(*(float(g[i]) for g in grid))
         np.testing.assert_allclose(swept[i], want, rtol=1e-9)
-    run = lambda eta, b1, eps: js.simulate(chain_of(eta, b1, eps), np.ones(3), key=js.key(0), chains=8, steps=5).positions  # noqa: E731
+    run = lambda eta, b1, eps: js.simulate(chain_of(eta, b1, eps), np.ones(3), key=js.key(0), chains=8, steps=5).positions
     counts, ends = [], []
     for values in ((0.02, 0.85, 1e-6), (0.03, 0.7, 1e-5), (0.01, 0.9, 1e-4)):
         traces.clear()

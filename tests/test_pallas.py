@@ -26,7 +26,7 @@ X, Y = RNG.normal(size=(40, 3)), RNG.normal(size=40)
 
 
 def sgd(**more):
-    loss = lambda w, e: jnp.log1p((e[0] @ w - e[1]) ** 2)  # noqa: E731
+    loss = lambda w, e: jnp.log1p((e[0] @ w - e[1]) ** 2)
     return js.sgd(js.finite_sum(loss, (X, Y), np.zeros(3)), **{"learning_rate": 0.05, **more})
 
 
@@ -100,7 +100,7 @@ def test_products_meet_their_sums_in_one_instruction_of_a_gpu(dtype):
         tile = Tile(jax.tree.map(lambda a: jnp.zeros((size, *a.shape), a.dtype), one), {}, jnp.ones(size, bool), jnp.zeros(size, np.uint32))
         span = Span(random.clock(0, chain.draws), *(np.int32(0),) * 2, np.bool_(True), np.int32(1))
         ids = (jnp.arange(size, dtype=np.uint32), jnp.zeros(size, np.uint32))
-        take = lambda target: jax.make_jaxpr(functools.partial(pallas.advance, every=1, rows=1, target=target))  # noqa: E731
+        take = lambda target: jax.make_jaxpr(functools.partial(pallas.advance, every=1, rows=1, target=target))
         there, here = (str(take(target)(chain, {}, np.zeros(2, np.uint32), ids, span, tile)) for target in ("cuda", "cpu"))
         plan, blocks, _ = lanes.unit_of(chain, tile, pallas._FREE, "gpu")
     steps = plan.steps

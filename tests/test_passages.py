@@ -107,7 +107,7 @@ def test_sgd_on_examples_in_the_plane():
 
     problem = js.finite_sum(example_loss, data, np.array([-1.0, 0.0]))
     chain = js.sgd(problem, learning_rate=ETA)
-    region = lambda x: x[0] + 0.3 * x[1]  # noqa: E731
+    region = lambda x: x[0] + 0.3 * x[1]
     law = theory.mean_first_passage(chain, [-1.0, 0.0], region)
     run = js.simulate(
         chain, problem.start, key=js.key(8), chains=CHAINS, steps=STEPS, every=1,

@@ -78,7 +78,7 @@ def test_a_program_is_found_again():
 
 def test_a_problem_of_other_data_compiles_nothing():
     rng = np.random.default_rng(0)
-    made = lambda: js.finite_sum(squared, (rng.normal(size=(7, 3)), rng.normal(size=7)), rng.normal(size=3))  # noqa: E731
+    made = lambda: js.finite_sum(squared, (rng.normal(size=(7, 3)), rng.normal(size=7)), rng.normal(size=3))
     made()
     before = compiled._own.cache_info().misses, programs()
     made()

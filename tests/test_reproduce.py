@@ -120,7 +120,7 @@ def sde_time(valley: str, eta: float, end: float) -> float:
 
 def test_passage_times_by_density_are_those_of_a_chain():
     """A Gaussian step out of (−1, 1) from 0: against 10⁵ NumPy chains, and the Euler chain of a valley against its SDE's quadrature."""
-    density = lambda x, y: scipy.stats.norm.pdf(y, 0.9 * x, 0.5)  # noqa: E731
+    density = lambda x, y: scipy.stats.norm.pdf(y, 0.9 * x, 0.5)
     mean = passage.mean_exit_steps(density, 0.0, np.linspace(-1, 1, 61))
     rng, x, steps = np.random.default_rng(1), np.zeros(100_000), np.zeros(100_000)
     while (inside := np.abs(x) < 1).any():

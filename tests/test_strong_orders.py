@@ -95,7 +95,7 @@ def agrees(name, kind, slope, se):
 @functools.cache
 def wave():
     """dx = (sin x + .3 cos 2x) dt + .5 dW by the trapezoidal rule."""
-    f = lambda x: np.sin(x) + 0.3 * np.cos(2 * x)  # noqa: E731
+    f = lambda x: np.sin(x) + 0.3 * np.cos(2 * x)
     x, h = np.full(PATHS, 0.7), 1 / FINE
     for w in increments(1)[..., 0]:
         x = x + (f(x) + f(x + f(x) * h + 0.5 * w)) * h / 2 + 0.5 * w
@@ -115,7 +115,7 @@ def test_additive_noise(name):
 def test_sra1_with_an_area_of_its_own_is_of_order_one():
     """The twin: ∫∫ dW ds that is not the path's."""
     sde = js.sde(lambda t, x: PERIODIC[0](x), 0.25, dim=1)
-    mirrored = lambda parts, h: with_area(parts, h) * np.array([1, -1])  # noqa: E731
+    mirrored = lambda parts, h: with_area(parts, h) * np.array([1, -1])
     slope, se = strong_slope(sde, js.SRA1(), wave(), [0.7], [4, 8, 16, 32], mirrored)
     assert slope + 4 * se < 1.4
 

@@ -160,7 +160,7 @@ def test_sweeps_of_whole_runs():
 def test_the_slope_of_a_run_is_exact():
     """x_n = (1 − η)^n x_0 without noise, so dx/dη is known."""
     still = js.potential(lambda phi: 0.5 * jnp.sum(phi**2), np.ones(2), noise_covariance=0.0)
-    end = lambda eta: js.advance(js.sgd(still, learning_rate=eta), np.ones(2, "f4"), key=KEY, steps=33)[0]  # noqa: E731
+    end = lambda eta: js.advance(js.sgd(still, learning_rate=eta), np.ones(2, "f4"), key=KEY, steps=33)[0]
     np.testing.assert_allclose(jax.grad(end)(0.1), -33 * 0.9**32, rtol=1e-5)
     np.testing.assert_allclose(jax.jacfwd(end)(0.1), -33 * 0.9**32, rtol=1e-5)
 

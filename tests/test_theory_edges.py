@@ -31,7 +31,7 @@ def multipliers(hessians, b, sampling, momentum, eta):
         return step_maps(hessians, np.zeros((n, d)), rate, batch, **momentum)[:-1, :-1]
 
     if sampling in EPOCHS:
-        whole = lambda s: step_maps(hessians, np.zeros((n, d)), eta, s, **momentum)  # noqa: E731
+        whole = lambda s: step_maps(hessians, np.zeros((n, d)), eta, s, **momentum)
         maps = courses(n, b, sampling, whole)[:, -1, :-1, :-1]
     elif sampling == "gaussian":  # by quadrature over the weight of each example, exact for fourth moments
         nodes, odds = np.polynomial.hermite_e.hermegauss(3)
@@ -90,7 +90,7 @@ def test_fourth_moments_at_the_edge(sampling, momentum):
 def test_edges_of_fourth_moments_by_krylov_and_on_the_line(monkeypatch):
     """Diabetes: bmi, bp and s5, by the whole matrix and by a Krylov method; in one dimension E(1 − ηĥ)⁴ = 1."""
     data: Any = load_diabetes()
-    z = lambda a: (a - a.mean(axis=0)) / a.std(axis=0)  # noqa: E731
+    z = lambda a: (a - a.mean(axis=0)) / a.std(axis=0)
     with jax.enable_x64(True):
         problem = js.finite_sum(squared_error, (z(data.data[:, [2, 3, 8]])[:, None], z(data.target)[:, None]), np.zeros(3))
     x = np.array([0.5, 1.0, -1.5, 2.0])

@@ -51,11 +51,11 @@ def test_weight_decay_by_epochs_and_step_by_step():
     """Weights that decay move the rest: its mean is that of ridge regression, up to the bias of the order."""
     n, d, eta, decay = 4, 2, 0.1, 0.2
     problem, hessians, gradients, best = regression(n, d)
-    optimizer = lambda rate: optax.chain(optax.add_decayed_weights(decay), optax.sgd(rate, momentum=0.5))  # noqa: E731
+    optimizer = lambda rate: optax.chain(optax.add_decayed_weights(decay), optax.sgd(rate, momentum=0.5))
     with jax.enable_x64(True):
         for sampling in ("random_reshuffling", "with_replacement"):
             chain = js.sgd(problem, learning_rate=eta, sampling=sampling, optimizer=optimizer)
-            step = lambda batch: step_maps(hessians, gradients, eta, batch, mu=0.5, decay=decay, best=best)  # noqa: E731
+            step = lambda batch: step_maps(hessians, gradients, eta, batch, mu=0.5, decay=decay, best=best)
             if sampling == "random_reshuffling":
                 layers = enumerated(courses(n, 1, sampling, step), sampling, d)
             else:  # each step is an epoch of one draw

@@ -93,7 +93,7 @@ def test_cells_much_wider_than_the_wells(temperature):
     law = theory.gibbs(potential(himmelblau, np.array([0.3, 0.2])), temperature)
     x = np.linspace(-7, 7, 3501) + 1e-9
     weight = np.exp(-(((x[:, None] ** 2 + x - 11) ** 2 + (x[:, None] + x**2 - 7) ** 2) / temperature))
-    of = lambda a: np.array([a[x < 0].sum(0), a[x > 0].sum(0)])  # noqa: E731
+    of = lambda a: np.array([a[x < 0].sum(0), a[x > 0].sum(0)])
     quadrants = of(of(weight).T).T / weight.sum()
     for edges in ([-50.0, 0.0, 50.0], [-6.0, -3.0, 0.0, 1.0, 6.0]):
         masses = law.masses((np.array(edges),) * 2)

@@ -93,7 +93,7 @@ def test_best_temperature_is_best(seed):
     h = np.asarray(matrix, np.float64)
     h = (h + h.T) / 2
     problem = potential(lambda phi: 0.5 * phi @ matrix @ phi, np.ones(3))
-    gibbs = lambda t: t * np.linalg.inv(h)  # noqa: E731
+    gibbs = lambda t: t * np.linalg.inv(h)
     zero = np.zeros(3)
     for direction in ("forward", "reverse"):
         for mean in (None, shift):

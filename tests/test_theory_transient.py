@@ -91,7 +91,7 @@ def test_equal_hessians_of_any_number(n, b):
         for sampling in EPOCHS:
             chain = js.sgd(problem, learning_rate=0.1, batch_size=b, sampling=sampling)
             found = js.theory.transient(chain, np.array([2.0]), STEPS)
-            step = lambda s: step_maps(np.ones((n, 1, 1)), (y.mean() - y)[:, None], 0.1, s)  # noqa: E731
+            step = lambda s: step_maps(np.ones((n, 1, 1)), (y.mean() - y)[:, None], 0.1, s)
             for k, x in enumerate(recursion(sampling, b, step, np.array([2.0 - y.mean(), 0.0, 1.0]), n)):
                 mean, covariance = moments(x, 1)
                 assert_allclose(found.mean[k] - y.mean(), mean, atol=1e-13)

@@ -270,7 +270,7 @@ def test_gaussian_steps_against_a_linear_system():
     eta, lo, hi = 0.2, -3.0, 0.0
     nodes, weights = np.polynomial.legendre.leggauss(300)
     y, w = lo + (hi - lo) * (nodes + 1) / 2, weights * (hi - lo) / 2
-    kernel = lambda x: scipy.stats.norm.pdf(y, (x - eta * (x**3 - x))[:, None], eta) * w  # noqa: E731
+    kernel = lambda x: scipy.stats.norm.pdf(y, (x - eta * (x**3 - x))[:, None], eta) * w
     q = kernel(y)
     tau = np.linalg.solve(np.eye(300) - q, np.ones(300))
     second = np.linalg.solve(np.eye(300) - q, 1 + 2 * q @ tau)
@@ -301,7 +301,7 @@ def test_gaussian_steps_that_grow_against_a_linear_system():
     eta, lo, hi, noise = 0.2, -5.0, 0.3, lambda x: 0.1 + 3 * (x + 1) ** 2
     nodes, weights = np.polynomial.legendre.leggauss(500)
     y, w = lo + (hi - lo) * (nodes + 1) / 2, weights * (hi - lo) / 2
-    kernel = lambda x: scipy.stats.norm.pdf(y, (x - eta * (x**3 - x))[:, None], eta * np.sqrt(noise(x))[:, None]) * w  # noqa: E731
+    kernel = lambda x: scipy.stats.norm.pdf(y, (x - eta * (x**3 - x))[:, None], eta * np.sqrt(noise(x))[:, None]) * w
     tau = np.linalg.solve(np.eye(500) - kernel(y), np.ones(500))
     mean = eta * (1 + kernel(np.array([-1.0]))[0] @ tau)
     problem = js.potential(lambda x: (x[0] ** 2 - 1) ** 2 / 4, -jnp.ones(1), noise_covariance=lambda x: noise(x[0]).reshape(1, 1))

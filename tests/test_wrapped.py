@@ -31,7 +31,7 @@ def test_the_same_chains_as_with_arrays_of_their_own(executor):
     together, apart = equation(), equation(noise=(X.copy(), Y.copy()))
     sizes = [sorted(np.shape(a) for a in jax.tree.leaves(prepared(c, "xoshiro128+", np.float32)) if np.ndim(a)) for c in (together, apart)]
     assert sizes[0].count((6, 2)) == 1 and sizes[1].count((6, 2)) == 2
-    run = lambda chain: js.simulate(chain, np.zeros(2), key=js.key(1), chains=64, steps=64, executor=executor)  # noqa: E731
+    run = lambda chain: js.simulate(chain, np.zeros(2), key=js.key(1), chains=64, steps=64, executor=executor)
     ends = [run(c).positions for c in (together, apart)]
     np.testing.assert_allclose(*ends, rtol=1e-5, atol=1e-6)
     if executor == "native":

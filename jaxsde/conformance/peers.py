@@ -169,12 +169,12 @@ def _diffrax(law: Law, step: float, solver: Any) -> Callable[..., Any]:
     import lineax
 
     if law.name == "student":
-        force = lambda x: -x  # noqa: E731
-        field = lambda x: jnp.sqrt(0.3 + 0.15 * x**2)  # noqa: E731
+        force = lambda x: -x
+        field = lambda x: jnp.sqrt(0.3 + 0.15 * x**2)
     else:
-        force = lambda x: -jax.grad(_loss(law))(x)  # noqa: E731
+        force = lambda x: -jax.grad(_loss(law))(x)
         root = np.sqrt(2 * law.temperature) * np.eye(law.dim) if law.factor is None else law.factor
-        field = lambda x: jnp.asarray(root, x.dtype)  # noqa: E731
+        field = lambda x: jnp.asarray(root, x.dtype)
     area = diffrax.SpaceTimeLevyArea if isinstance(solver, diffrax.ShARK | diffrax.SRA1) else diffrax.BrownianIncrement
 
     def one(x: Any, key: Any, louder: Any, burn_in: int, steps: int) -> Any:

@@ -57,7 +57,7 @@ class Launcher:
         plan, span = run.layout, _span(run, steps, collecting)
         advance_tile = self.compiled.program.bind(self.shared, run.key_words, span)
         # Every worker puts its tiles where they belong.
-        empty = lambda x: np.empty(x.shape, x.dtype)  # noqa: E731
+        empty = lambda x: np.empty(x.shape, x.dtype)
         survived = np.empty(run.survived.shape, np.uint32)
         joined = Tile(jax.tree.map(empty, run.state), jax.tree.map(empty, run.accumulators), empty(run.alive), survived)
         wide_types = bool(jax.config.jax_enable_x64)  # pyright: ignore[reportAttributeAccessIssue]
@@ -106,7 +106,7 @@ def _tile(run: Any, tile: tuple[int, int]) -> Tile:
     """The rows of one tile as the executors take them."""
     plan = run.layout
     rows = slice(tile[0], tile[0] + plan.rows_per_tile)
-    flat = lambda x: x[rows].reshape(-1, *x.shape[2:])  # noqa: E731
+    flat = lambda x: x[rows].reshape(-1, *x.shape[2:])
     return Tile(
         jax.tree.map(flat, run.state),
         jax.tree.map(lambda x: x[rows], run.accumulators),

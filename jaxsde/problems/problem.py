@@ -63,7 +63,7 @@ class FiniteSum:
             given = np.asarray(indices)  # NumPy's: a trace of something else may be going on
             if ((given < 0) | (given >= self.examples)).any():
                 raise ValueError(f"indices = {given}: there are examples 0 to {self.examples - 1}")
-        rows = lambda a: a.at[indices].get(mode="promise_in_bounds", wrap_negative_indices=False)  # noqa: E731
+        rows = lambda a: a.at[indices].get(mode="promise_in_bounds", wrap_negative_indices=False)
         batch = jax.tree.map(rows, self.data)
         if indices.shape[0] == 1:
             return jax.grad(self.loss_of)(phi, jax.tree.map(lambda a: a[0], batch))

@@ -133,7 +133,7 @@ def _momentum(x: float) -> float:
     r = float(_slope(x)) / s
     if abs(r) < 1e-7:
         return 2 * r / s
-    rate = lambda q: q + float(np.log1p(np.exp(-2 * q))) - np.log(2) - q * abs(r)  # noqa: E731
+    rate = lambda q: q + float(np.log1p(np.exp(-2 * q))) - np.log(2) - q * abs(r)
     return float(np.sign(r)) * find_root(rate, abs(r), 700.0, 1e-14) / s if abs(r) < 0.999 else np.inf
 
 

@@ -55,7 +55,7 @@ class OptimizerChain:
         phi, inner = state
         made = self.optimizer(self.learning_rate, phi.dtype)
         # an optimiser that asks for gradients elsewhere (SAM) gets them from the same examples
-        again = lambda p, _=None: self.gradient(p, drawn, k)  # noqa: E731
+        again = lambda p, _=None: self.gradient(p, drawn, k)
         updates, inner = made.update(self.gradient(phi, drawn, k), inner, phi, grad_fn=again)
         return optax.apply_updates(phi, updates), inner
 

@@ -149,7 +149,7 @@ def find_root(f: Callable[[float], float], low: float, high: float, tolerance: f
 
 
 def operator(size: int, apply: Callable[[np.ndarray], np.ndarray]) -> scipy.sparse.linalg.LinearOperator:
-    vector = lambda v: apply(np.ravel(v))  # noqa: E731
+    vector = lambda v: apply(np.ravel(v))
     return scipy.sparse.linalg.LinearOperator((size, size), matvec=vector, dtype=np.float64)  # pyright: ignore
 
 
@@ -193,7 +193,7 @@ def affine_fixed_point(linear: Feedback, dim: int, matrix: np.ndarray | None) ->
     if matrix is not None:
         rest = np.linalg.solve(np.eye(len(constant)) - matrix[:-1, :-1], constant)
     else:
-        apply = lambda v: v - pack(linear(unpack(np.append(v, 0.0))))[:-1]  # noqa: E731
+        apply = lambda v: v - pack(linear(unpack(np.append(v, 0.0))))[:-1]
         whole = operator(len(constant), apply)
         rest, failed = scipy.sparse.linalg.gmres(whole, constant, rtol=1e-13, restart=80, maxiter=20)
         if failed:

@@ -251,5 +251,5 @@ class _Function:
 
 def _two_derivatives(both: Any, x: Any) -> Any:
     function, tree = both
-    of = lambda y: function.call(tree, y)  # noqa: E731
+    of = lambda y: function.call(tree, y)
     return jax.jacfwd(of)(x), jax.hessian(of)(x)

@@ -228,7 +228,7 @@ def _chain_step(chain: Any, y: Any, z: Any) -> Any:
 def _affine_parts(tree: Any, z: Any) -> Any:
     """The Jacobian of a step in the state, the step, and the step from further off, as columns."""
     chain, y, far = tree
-    step = lambda x: _chain_step(chain, x, z)  # noqa: E731
+    step = lambda x: _chain_step(chain, x, z)
     return jnp.concatenate([jax.jacfwd(step)(y), step(y)[:, None], step(y + far)[:, None]], axis=1)
 
 

@@ -123,7 +123,7 @@ def unit_of(chain: Any, tile: Tile, free: int, target: str) -> tuple[Plan, int, 
     """The plan for looks `free` steps apart, how many of its blocks are a unit, and the type of the positions."""
     one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), tile.state)
     dtype = jax.eval_shape(lambda c, s: c.position(s), chain, one).dtype
-    fits = lambda n: free % n == 0 or free >= 4 * n  # noqa: E731  (steps of a unit that are masked cost as much as others)
+    fits = lambda n: free % n == 0 or free >= 4 * n  # masked steps of a unit cost as much as others
     length = block.length_of(chain.draws)
     while not fits(length):
         length //= 2

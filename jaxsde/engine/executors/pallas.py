@@ -100,7 +100,7 @@ def _steps(
     size, state = held.alive.shape[0], held.state
     padded = -(-size // _BLOCK) * _BLOCK
     flags = [i for i, r in enumerate(state) if r.dtype == bool]  # kept as bytes: Triton stores no bits
-    widen = lambda a: jnp.pad(a.astype(jnp.uint8) if a.dtype == bool else a, (0, padded - size))  # noqa: E731
+    widen = lambda a: jnp.pad(a.astype(jnp.uint8) if a.dtype == bool else a, (0, padded - size))
     rows = [widen(a) for a in (*state, held.alive, held.survived, *ids)]
     operations = OPERATIONS if interpret else OPERATIONS | {"mulhi": _mulhi, "fma": _fma}
 
@@ -111,7 +111,7 @@ def _steps(
         first, last, zero = (w.astype(jnp.int32) for w in n[4:7])
         values = [ref[...] for ref in given]
         *rows, alive, survived, low, high = (v.astype(bool) if i in (*flags, len(state)) else v for i, v in enumerate(values))
-        read = lambda table, index: tables[table][index]  # noqa: E731
+        read = lambda table, index: tables[table][index]
         unit = Unit(plan, blocks, draws, read, (n[0], n[1]), (low, high), dtype, zero, operations)
         step = (n[2], n[3])
         base, ahead = lanes.before(random.Clock(step, step, n[7]), plan.steps.length)  # of the epoch only the place counts

@@ -76,7 +76,7 @@ def advance(
         going = (offset >= span.begin) & (offset < last)
         alive_now = alive & (inside | ~going)
         move = alive_now & going
-        keep = lambda n, o: jnp.where(_along(move, n, axis), n, o)  # noqa: E731
+        keep = lambda n, o: jnp.where(_along(move, n, axis), n, o)
         return jax.tree.map(keep, new, state), alive_now, survived + move.astype(jnp.uint32)
 
     def steps(carry: tuple, start: Any, last: Any, drawn: Drawn, count: int) -> tuple:
@@ -121,7 +121,7 @@ def advance(
         carry = lax.fori_loop(low, high, block, carry)
         return carry, sample(carry, accumulators, start + every)
 
-    to_axis = lambda a: jnp.moveaxis(a, 0, axis)  # noqa: E731
+    to_axis = lambda a: jnp.moveaxis(a, 0, axis)
     carry = (jax.tree.map(to_axis, tile.state), tile.alive, tile.survived)
     superblocks = (span.intervals + (many - 1)) // many
     carry, accumulators = lax.fori_loop(0, superblocks, superblock, (carry, tile.accumulators))

@@ -274,7 +274,7 @@ class TransferOperator:
 
     def _best_temperature(self, problem: Any, direction: str) -> float:
         wide = float64.widen(problem)
-        loss = lambda x: float64.evaluate_many(float64.loss, wide, x, cost=wide.dim * max(1, min(wide.examples, 4096)))  # noqa: E731
+        loss = lambda x: float64.evaluate_many(float64.loss, wide, x, cost=wide.dim * max(1, min(wide.examples, 4096)))
         best = temperature_of_loss(problem, float(self.expectation(loss)))
         if direction == "forward":
             return best

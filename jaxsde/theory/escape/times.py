@@ -208,7 +208,7 @@ def _hyperbola() -> tuple[float, np.ndarray, np.ndarray]:
             np.arccosh(((np.pi - 2 * alpha) * _WINDOW + 4 * alpha - np.pi) / ((4 * alpha - np.pi) * np.sin(alpha)))
         )
 
-    rate = lambda alpha: -(np.pi**2 - 2 * np.pi * alpha) / shape(alpha)  # noqa: E731
+    rate = lambda alpha: -(np.pi**2 - 2 * np.pi * alpha) / shape(alpha)
     alpha = float(scipy.optimize.minimize_scalar(rate, bounds=(np.pi / 4 + 1e-3, np.pi / 2 - 1e-3), method="bounded").x)  # pyright: ignore
     h = shape(alpha) / _NODES
     mu = (4 * np.pi * alpha - np.pi**2) / shape(alpha) * _NODES

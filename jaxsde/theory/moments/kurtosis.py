@@ -87,7 +87,7 @@ def fourth_growth(setting: Setting) -> Callable[[float], float]:
             d = len(hessian)
             inner = np.ix_(range(size**2), [i * size + j for i in range(d) for j in range(d)])
             grown[inner] = factor * push @ spread
-            apply = lambda k, x: _folded(update.drift(hessian) if k == 1 else grown, k, x)  # noqa: E731
+            apply = lambda k, x: _folded(update.drift(hessian) if k == 1 else grown, k, x)
             # (A e + w)^⊗4 for a Gaussian w of covariance Q(e): the mean is Ae Ae Ae Ae + 6 Ae Ae Q + 3 Q Q
             return _radius(SymmetricTensors(size), {(1, 1, 1, 1): 1.0, (2, 1, 1): 6.0, (2, 2): 3.0}, apply)
 

@@ -180,6 +180,6 @@ def _graph(kind: Any, statistics: dict, own: list[str], counting: list[str], dim
         new = evaluate(g, jax.make_jaxpr(update)(shapes, held, *given), *shared, *nodes, time, x, alive)
         after += [node for leaf in new for node in leaf.ravel()]
     for name in counting:
-        find = lambda ls, x, alive, name=name: structure.unflatten(ls)[name].boxes(x, alive)  # noqa: E731
+        find = lambda ls, x, alive, name=name: structure.unflatten(ls)[name].boxes(x, alive)
         boxes.append(evaluate(g, jax.make_jaxpr(find)(shapes, *given[1:]), *shared, x, alive)[0].item())
     return Traced(g, before, after, boxes)

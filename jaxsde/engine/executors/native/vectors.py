@@ -252,7 +252,7 @@ def _emit(
     if op in ("shl", "shr", "sar"):
         word = {"shl": "shl", "shr": "lshr", "sar": "ashr"}[op]
         bits = first.itemsize * 8
-        spread = lambda v: f"splat ({TYPES[first.name]} {v})" if wide else str(v)  # noqa: E731
+        spread = lambda v: f"splat ({TYPES[first.name]} {v})" if wide else str(v)
         if args[1].lstrip("-").isdigit() or args[1].startswith("splat"):
             return out.let(f"{word} {kind} {args[0]}, {args[1]}")
         inside = out.let(f"icmp ult {kind} {args[1]}, {spread(bits)}")
@@ -330,9 +330,9 @@ def _to_integer(out: Writer, old: np.dtype, new: np.dtype, given: str, kind: str
     scalar, whole, flag = TYPES[old.name], TYPES[new.name], out.vector("i1") if wide else "i1"
     info = np.iinfo(new)
     largest = np.nextafter(old.type(info.max), old.type(0)) if float(old.type(info.max)) > info.max else old.type(info.max)
-    number = lambda v: f"0x{np.float64(v).view(np.uint64):016X}"  # noqa: E731
-    real = lambda v: f"splat ({scalar} {number(v)})" if wide else number(v)  # noqa: E731
-    integer = lambda v: f"splat ({whole} {v})" if wide else str(v)  # noqa: E731
+    number = lambda v: f"0x{np.float64(v).view(np.uint64):016X}"
+    real = lambda v: f"splat ({scalar} {number(v)})" if wide else number(v)
+    integer = lambda v: f"splat ({whole} {v})" if wide else str(v)
     low = out.let(f"fcmp ogt {given} {x}, {real(info.min)}")
     inside = out.let(f"select {flag} {low}, {given} {x}, {given} {real(info.min)}")  # NaN too becomes the least
     high = out.let(f"fcmp ogt {given} {inside}, {real(largest)}")
@@ -346,7 +346,7 @@ def _to_integer(out: Writer, old: np.dtype, new: np.dtype, given: str, kind: str
 def _divide(out: Writer, op: str, unsigned: bool, kind: str, args: list[str], bits: int, wide: bool) -> str:
     """As XLA: x / 0 = −1 and x rem 0 = x; the least integer over −1 is itself, with remainder 0."""
     scalar, flag = f"i{bits}", out.vector("i1") if wide else "i1"
-    spread = lambda v: f"splat ({scalar} {v})" if wide else str(v)  # noqa: E731
+    spread = lambda v: f"splat ({scalar} {v})" if wide else str(v)
     by_zero = out.let(f"icmp eq {kind} {args[1]}, {spread(0)}")
     bad = by_zero
     if not unsigned:

@@ -79,7 +79,7 @@ def trace(chain: Chain, state: Any, dtype: Any, length: int, carry: bool = False
     drawing = chain.draws if order is None else chain.draws._replace(indices=0, population=0, scheme="independent")
     leaves, structure = jax.tree.flatten(chain)
     inner, inner_structure = jax.tree.flatten(state)
-    like = lambda a: jax.ShapeDtypeStruct(np.shape(a), jnp.result_type(a))  # noqa: E731
+    like = lambda a: jax.ShapeDtypeStruct(np.shape(a), jnp.result_type(a))
     shared, states = [like(a) for a in leaves], [like(a) for a in inner]
     word = jax.ShapeDtypeStruct((), np.uint32)
 

@@ -168,7 +168,7 @@ class _Kernel:
     def _step(self, examples: list[Array]) -> str:
         """Prints a step, from the buffers of the old state to those of the new; whether each chain is inside."""
         n, t = self.nests, self.traced
-        word = lambda op, i, rate: scalar(lambda g: g.input(op, np.uint32, rate, i), np.uint32, not rate & OWN)  # noqa: E731
+        word = lambda op, i, rate: scalar(lambda g: g.input(op, np.uint32, rate, i), np.uint32, not rate & OWN)
         words = [word(op, i, rate) for op, rate in (("key", CONSTANT), ("chain", OWN), ("clock", STEP)) for i in (0, 1)]
         drawn = Rules(n, stores=False).evaluate(t.draws, *words)
         drawn = [n.stored(x) if x.work else x for x in drawn] + examples

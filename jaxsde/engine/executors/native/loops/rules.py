@@ -54,7 +54,7 @@ class Rules:
         values: dict[Any, Array] = dict(zip(jaxpr.constvars, constants, strict=True))
         values |= dict(zip(jaxpr.invars, arguments, strict=True))
         known = _same(jaxpr)
-        name_of = lambda v: known.get(v, v)  # noqa: E731
+        name_of = lambda v: known.get(v, v)
         equations = [e for e in jaxpr.eqns if not all(v in known for v in e.outvars)]
         uses = Counter(name_of(v) for v in jaxpr.outvars if not isinstance(v, core.Literal))
         for e in reversed(equations):  # what nobody needs does not read either

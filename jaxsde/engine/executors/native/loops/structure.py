@@ -209,7 +209,7 @@ def transposed(nests: Nests, x: Array, order: Sequence[int]) -> Array:
     if order == list(range(len(order))):
         return x
     view = x.view._replace(strides=tuple(x.view.strides[d] for d in order)) if x.view is not None else None
-    where = lambda i: tuple(i[order.index(d)] for d in range(len(order)))  # noqa: E731
+    where = lambda i: tuple(i[order.index(d)] for d in range(len(order)))
     return moved(x, [x.shape[d] for d in order], where, [x.cuts[d] for d in order], view)
 
 
